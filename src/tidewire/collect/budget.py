@@ -1,0 +1,239 @@
+"""The request budget of one host: nobody sends more than the host allows, and everybody waits in one line.
+
+Two limits hold together: requests per second with a burst, and the weight the host counts per minute. The host's own
+count, read from a response header, corrects ours; a 429 or 418 stops everyone until the host's time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidewire import telemetry
+from tidewire.collect.timer import within
+from tidewire.errors import InputError, RateLimited, TransientError
+from tidewire.records.clock import Clock
+
+_SECOND_NS = 1_000_000_000
+_MINUTE_NS = 60 * _SECOND_NS
+
+# The longest ban a host is known to give is three days; a header that asks for more is a mistake.
+_PAUSE_S_MAX = 3 * 86400.0
+
+_used = telemetry.gauge("collect_budget_used_weight", "Weight used in the running minute", ("host",))
+_waiting = telemetry.gauge("collect_budget_waiting_requests", "Requests waiting for their turn", ("host",))
+_paused = telemetry.counter("collect_budget_paused_seconds", "Time a host asked everyone to stay away", ("host",))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a host allows. ``weight_per_minute`` is ``None`` where the host counts no weights.
+
+    ``waiting_max`` bounds the line: one request more and it fails with `TransientError`.
+    """
+
+    requests_per_second: float = 20.0
+    burst: int = 50
+    weight_per_minute: int | None = None
+    waiting_max: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_second", "burst", "weight_per_minute", "waiting_max"):
+            found = getattr(self, name)
+            if found is not None and not 0 < found < float("inf"):
+                raise InputError(f"{name} is {found!r}: it must be above zero.")
+        if self.burst < 1:
+            raise InputError(f"burst is {self.burst!r}: at least one request must be allowed.")
+
+
+@dataclass(frozen=True)
+class BudgetStatus:
+    """What a budget looks like now; ``paused_until_ns`` is UTC nanoseconds, ``None`` when nothing holds it."""
+
+    host: str
+    used_weight: int
+    waiting: int
+    paused_until_ns: int | None
+
+
+class _Turn:
+    """One place in the line; ``look`` is set when it should look at its chances again."""
+
+    __slots__ = ("look",)
+
+    def __init__(self) -> None:
+        self.look = asyncio.Event()
+
+
+class Budget:
+    """First come, first served, within `Limits`.
+
+    Waiting is bounded twice: by ``waiting_max`` and by each caller's own time-out.
+    """
+
+    def __init__(self, clock: Clock, config: Limits | None = None, host: str = "") -> None:
+        self._clock = clock
+        self._config = config or Limits()
+        self._host = host
+        # The line is a GCRA in whole nanoseconds: `_tat_ns` is when the bucket will be full again.
+        self._emission_ns = max(1, round(_SECOND_NS / self._config.requests_per_second))
+        self._depth_ns = (self._config.burst - 1) * self._emission_ns
+        self._tat_ns = 0
+        self._minute = 0
+        self._minute_ends_ns = 0
+        self._used = 0
+        self._paused_ns = 0
+        self._waiting: deque[_Turn] = deque()
+
+    @property
+    def status(self) -> BudgetStatus:
+        """What the budget looks like now."""
+        return BudgetStatus(self._host, self.used_weight, self.waiting, self.paused_until_ns)
+
+    @property
+    def used_weight(self) -> int:
+        """Weight used in the running minute, by our count or the host's, whichever is higher."""
+        self._turn_minute()
+        return self._used
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return len(self._waiting)
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the host may be asked again; 0 when nothing holds it."""
+        return max(0, self._paused_ns - self._clock.mono_ns()) / _SECOND_NS
+
+    @property
+    def paused_until_ns(self) -> int | None:
+        """When the host may be asked again, UTC nanoseconds; ``None`` when nothing holds it."""
+        left_ns = self._paused_ns - self._clock.mono_ns()
+        return self._clock.wall_ns() + left_ns if left_ns > 0 else None
+
+    async def spend(self, weight: int = 1, timeout_s: float = 60.0) -> None:
+        """Wait for the turn of a request of that weight, then count it.
+
+        Raises `RateLimited` at once when the host is paused for longer than ``timeout_s``, `TransientError` when
+        the turn does not come in time or the line is full, `InputError` for a weight that no minute can hold.
+        """
+        limit = self._config.weight_per_minute
+        if weight < 0 or (limit is not None and weight > limit):
+            raise InputError(f"a request of weight {weight} to {self._host or 'the host'}: valid are 0 to {limit}.")
+        if not self._waiting and self._due_ns(weight) <= 0:
+            self._take(weight)
+            return
+        if len(self._waiting) >= self._config.waiting_max:
+            raise TransientError(
+                f"{self._config.waiting_max} requests already wait for {self._host or 'the host'}: ask less often, "
+                "or raise its rate_limit if the host allows more."
+            )
+        turn = _Turn()
+        self._waiting.append(turn)
+        _waiting.labels(self._host).set(len(self._waiting))
+        try:
+            await self._wait(turn, weight, self._clock.mono_ns() + round(timeout_s * _SECOND_NS))
+        finally:
+            self._waiting.remove(turn)
+            _waiting.labels(self._host).set(len(self._waiting))
+            if self._waiting:
+                self._waiting[0].look.set()
+
+    def learn(self, used_weight: int, sent_ns: int | None = None) -> None:
+        """Take over the host's own count of the running minute when it is higher than ours.
+
+        ``sent_ns`` (UTC) is when the request went out: an answer from an earlier minute says nothing about this one.
+        """
+        self._turn_minute()
+        if sent_ns is None or sent_ns // _MINUTE_NS == self._minute:
+            self._used = max(self._used, used_weight)
+            _used.labels(self._host).set(self._used)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody send for that long (at most three days); a longer pause already set stays."""
+        now_ns = self._clock.mono_ns()
+        until_ns = now_ns + round(min(max(seconds, 0.0), _PAUSE_S_MAX) * _SECOND_NS)
+        if until_ns > self._paused_ns:
+            _paused.labels(self._host).inc((until_ns - max(now_ns, self._paused_ns)) / _SECOND_NS)
+            self._paused_ns = until_ns
+        for turn in self._waiting:
+            turn.look.set()
+
+    async def _wait(self, turn: _Turn, weight: int, deadline_ns: int) -> None:
+        while True:
+            turn.look.clear()
+            now_ns = self._clock.mono_ns()
+            left_ns = deadline_ns - now_ns
+            first = self._waiting[0] is turn
+            due_ns = self._due_ns(weight)
+            if first and due_ns <= 0:
+                self._take(weight)
+                return
+            if self._paused_ns - now_ns > left_ns:
+                paused_s = self.paused_s
+                raise RateLimited(
+                    f"{self._host or 'the host'} asked us to stay away for another {paused_s:.1f} s, "
+                    f"longer than this request may wait ({max(0, left_ns) / _SECOND_NS:.1f} s).",
+                    paused_s,
+                )
+            if left_ns <= 0:
+                raise TransientError(
+                    f"no turn for {self._host or 'the host'} in time: {self.waiting} requests wait. Ask less often."
+                )
+            wait_ns = min(left_ns, due_ns) if first else left_ns
+            await within(self._clock, wait_ns / _SECOND_NS, turn.look)
+
+    def _due_ns(self, weight: int) -> int:
+        """Nanoseconds until a request of that weight may go; zero or less is now."""
+        now_ns = self._clock.mono_ns()
+        due_ns = max(self._paused_ns, self._tat_ns - self._depth_ns) - now_ns
+        limit = self._config.weight_per_minute
+        if limit is None:
+            return due_ns
+        self._turn_minute()
+        return max(due_ns, self._minute_ends_ns - now_ns) if self._used + weight > limit else due_ns
+
+    def _take(self, weight: int) -> None:
+        self._tat_ns = max(self._tat_ns, self._clock.mono_ns()) + self._emission_ns
+        self._turn_minute()
+        self._used += weight
+        _used.labels(self._host).set(self._used)
+
+    def _turn_minute(self) -> None:
+        """Begin a new minute of weights when the wall clock says so, or a minute of real time is over.
+
+        The second matters when the wall clock stands still or was set back: the host's minute goes on.
+        """
+        wall_ns = self._clock.wall_ns()
+        mono_ns = self._clock.mono_ns()
+        minute = wall_ns // _MINUTE_NS
+        if minute > self._minute or mono_ns >= self._minute_ends_ns:
+            self._minute = minute
+            self._minute_ends_ns = mono_ns + _MINUTE_NS - wall_ns % _MINUTE_NS
+            self._used = 0
+
+
+class Budgets:
+    """One `Budget` for each host, made when first asked for."""
+
+    def __init__(self, clock: Clock, default: Limits | None = None, hosts: Mapping[str, Limits] | None = None) -> None:
+        self._clock = clock
+        self._default = default or Limits()
+        self._hosts = dict(hosts or {})
+        self._budgets: dict[str, Budget] = {}
+
+    def of(self, host: str) -> Budget:
+        """The budget of a host, named as in a URL, with its port if there is one."""
+        budget = self._budgets.get(host)
+        if budget is None:
+            budget = Budget(self._clock, self._hosts.get(host, self._default), host)
+            self._budgets[host] = budget
+        return budget
+
+    @property
+    def statuses(self) -> tuple[BudgetStatus, ...]:
+        """What all budgets look like now."""
+        return tuple(budget.status for budget in self._budgets.values())

@@ -1,0 +1,212 @@
+"""When something is due: intervals, cron lines and daily windows, as pure functions of wall time.
+
+All times are UTC nanoseconds since 1970. Nothing here waits; `tidewire.collect.timer` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import Protocol
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+
+from tidewire.errors import InputError, nearest
+from tidewire.records.clock import utc
+
+SECOND_NS = 1_000_000_000
+
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_WINDOW = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*-\s*(\d{1,2}):(\d{2})(?::(\d{2}))?")
+_DAY_S = 86400
+
+# A calendar without a session for this long has ended; looking further would only hide that.
+_SEARCH_DAYS = 400
+
+
+class Schedule(Protocol):
+    """What a timer runs on; its ``str()`` is what a person reads."""
+
+    def next_after(self, wall_ns: int) -> int:
+        """The first due time strictly after ``wall_ns``."""
+        ...
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``500ms``, ``5s``, ``1m``, ``2h``, ``1d`` or a chain such as ``1h30m``; always above zero.
+
+    Raises `InputError` for anything else, a bare number included: its unit would be a guess.
+    """
+    found = text.strip()
+    parts = list(_PART.finditer(found))
+    if not parts or "".join(part.group() for part in parts) != found:
+        hint = f" Write {found + 's'!r} if seconds are meant." if re.fullmatch(r"\d+(\.\d+)?", found) else ""
+        raise InputError(
+            f"{text!r} is not a duration: write a number and a unit (ms, s, m, h, d), as in '500ms', '5s' or "
+            f"'1h30m'.{hint}"
+        )
+    seconds = sum(float(part.group(1)) * _UNITS[part.group(2)] for part in parts)
+    if seconds * SECOND_NS < 1:
+        raise InputError(f"{text!r} is no time at all: a duration must be above zero.")
+    return seconds
+
+
+def zone(name: str | tzinfo) -> tzinfo:
+    """The time zone of that IANA name; `InputError` when there is none."""
+    if isinstance(name, tzinfo):
+        return name
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        hint = nearest(name, available_timezones())
+        raise InputError(f"{name!r} is not a time zone: use an IANA name such as 'Asia/Shanghai'.{hint}") from error
+
+
+@dataclass(frozen=True)
+class Every:
+    """A fixed interval on the grid that starts at 1970, so that every run of the program has the same due times."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds * SECOND_NS < float("inf") or self.period_ns < 1:
+            raise InputError(f"{self.seconds!r} seconds is not an interval: it must be above zero.")
+
+    @property
+    def period_ns(self) -> int:
+        """The interval in nanoseconds."""
+        return round(self.seconds * SECOND_NS)
+
+    def next_after(self, wall_ns: int) -> int:
+        return (wall_ns // self.period_ns + 1) * self.period_ns
+
+    def __str__(self) -> str:
+        return f"every {self.seconds:g}s"
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A cron line of five fields (six with seconds first), read in a time zone.
+
+    Daylight saving as in Debian cron: a time that does not exist runs right after the jump, one that comes twice
+    runs once.
+    """
+
+    line: str
+    tz: str | tzinfo = "UTC"
+    _zone: tzinfo = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_zone", zone(self.tz))
+        try:
+            next(CronSim(self.line, datetime(2000, 1, 1, tzinfo=UTC)))
+        except CronSimError as error:
+            raise InputError(
+                f"{self.line!r} is not a cron line ({error}): write minute hour day month weekday, as in "
+                "'*/5 * * * *' or '30 9 * * MON-FRI'."
+            ) from error
+        except StopIteration as error:
+            raise InputError(f"{self.line!r} names a day that never comes.") from error
+
+    def next_after(self, wall_ns: int) -> int:
+        for due in CronSim(self.line, utc(wall_ns).astimezone(self._zone)):
+            due_ns = _ns(due)
+            # In the hour that comes twice the library can answer with its first pass, which is over.
+            if due_ns > wall_ns:
+                return due_ns
+        raise InputError(f"{self.line!r} never comes again after {utc(wall_ns)}.")
+
+    def __str__(self) -> str:
+        return f"cron {self.line} ({self.tz})"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A daily window of local time, ``09:15-15:05``: the start belongs to it, the end does not.
+
+    A window that ends before it starts runs over midnight and belongs to the day it opens on. ``24:00`` is
+    midnight at the end of the day. ``is_session`` says on which days the window opens; without it, on all.
+    """
+
+    text: str
+    tz: str | tzinfo = "UTC"
+    is_session: Callable[[date], bool] | None = None
+    _zone: tzinfo = field(init=False, repr=False, compare=False)
+    _start_s: int = field(init=False, repr=False, compare=False)
+    _end_s: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        start, end = _edges(self.text)
+        object.__setattr__(self, "_zone", zone(self.tz))
+        object.__setattr__(self, "_start_s", start)
+        object.__setattr__(self, "_end_s", end)
+
+    def contains(self, wall_ns: int) -> bool:
+        """Whether the window is open at that moment."""
+        today = utc(wall_ns).astimezone(self._zone).date()
+        return any(self._is_open(day, wall_ns) for day in (today - timedelta(days=1), today))
+
+    def next_open(self, wall_ns: int) -> int | None:
+        """The first moment at or after ``wall_ns`` when the window is open.
+
+        ``None`` when ``is_session`` names no day within 400 days.
+        """
+        if self.contains(wall_ns):
+            return wall_ns
+        today = utc(wall_ns).astimezone(self._zone).date()
+        for ahead in range(_SEARCH_DAYS):
+            day = today + timedelta(days=ahead)
+            opens, closes = self._span(day)
+            if wall_ns < opens < closes and self._opens_on(day):
+                return opens
+        return None
+
+    def _opens_on(self, day: date) -> bool:
+        return self.is_session is None or self.is_session(day)
+
+    def _is_open(self, day: date, wall_ns: int) -> bool:
+        opens, closes = self._span(day)
+        return opens <= wall_ns < closes and self._opens_on(day)
+
+    def _span(self, day: date) -> tuple[int, int]:
+        over = self._end_s <= self._start_s
+        return self._at(day, self._start_s), self._at(day + timedelta(days=1) if over else day, self._end_s)
+
+    def _at(self, day: date, seconds: int) -> int:
+        if seconds == _DAY_S:
+            day, seconds = day + timedelta(days=1), 0
+        local = time(seconds // 3600, seconds // 60 % 60, seconds % 60)
+        return _ns(datetime.combine(day, local, tzinfo=self._zone))
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.tz})"
+
+
+def _edges(text: str) -> tuple[int, int]:
+    """Seconds of the day at which a window starts and ends."""
+    found = _WINDOW.fullmatch(text.strip())
+    if found is None:
+        raise InputError(f"{text!r} is not a daily window: write start and end, as in '09:15-15:05' or '21:00-02:30'.")
+    numbers = [int(part or 0) for part in found.groups()]
+    edges: list[int] = []
+    for hour, minute, second in (numbers[:3], numbers[3:]):
+        seconds = hour * 3600 + minute * 60 + second
+        if minute > 59 or second > 59 or seconds > _DAY_S:
+            raise InputError(
+                f"{text!r} holds a time that no clock shows: hours go to 24:00, minutes and seconds to 59."
+            )
+        edges.append(seconds)
+    start, end = edges
+    if start == end or start == _DAY_S:
+        raise InputError(
+            f"{text!r} is empty: a window must start and end at different times ('00:00-24:00' is all day)."
+        )
+    return start, end
+
+
+def _ns(moment: datetime) -> int:
+    return round(moment.timestamp()) * SECOND_NS

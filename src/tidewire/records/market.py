@@ -1,0 +1,189 @@
+"""Market data: instruments, trades, quotes, tickers, klines, order books, funding rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from tidewire.records.record import MarketRecord, rule
+from tidewire.records.roles import (
+    Amount,
+    Count,
+    Flag,
+    Json,
+    Price,
+    Prices,
+    Ratio,
+    Sequence,
+    Size,
+    Sizes,
+    Text,
+    Time,
+)
+
+SIDES = ("buy", "sell")
+QUOTE = "quote asset or yuan"
+BASE = "base asset, shares or contracts"
+
+INTERVALS = {
+    "1s": 1,
+    "1m": 60,
+    "3m": 180,
+    "5m": 300,
+    "15m": 900,
+    "30m": 1_800,
+    "1h": 3_600,
+    "2h": 7_200,
+    "4h": 14_400,
+    "6h": 21_600,
+    "8h": 28_800,
+    "12h": 43_200,
+    "1d": 86_400,
+    "3d": 259_200,
+    "1w": 604_800,
+    "1M": 0,
+}
+"""Kline intervals and their length in seconds; a month has no fixed length (0)."""
+
+
+class Instrument(MarketRecord, order="event_time"):
+    """What can be traded: one row each time its definition changed."""
+
+    event_time = Time("From when this definition holds.", key=True)
+    uid = Text("Stable id that survives renames and recodes.", example="ux2f1c0a9be4d7f3")
+    native = Text("The venue's own spelling.", example="BTCUSDT")
+    kind = Text(
+        "What sort of instrument.", choices=("spot", "perpetual", "future", "option", "stock", "index", "fund", "bond")
+    )
+    base = Text("What is bought and sold.", nullable=True, example="BTC")
+    quote = Text("What it is priced in.", nullable=True, example="USDT")
+    status = Text("Whether it trades.", choices=("trading", "halted", "auction", "cancel_only", "delisted", "pending"))
+    price_step = Price("Smallest price difference.", unit=QUOTE, nullable=True, above=0)
+    size_step = Size("Smallest size difference.", unit=BASE, nullable=True, above=0)
+    contract_size = Size("Base units of one contract; 1 for spot and stocks.", unit="base asset", nullable=True)
+    name = Text("Name for people.", nullable=True, example="Bitcoin / TetherUS")
+
+
+class Trade(MarketRecord, order="sequence", series=("source", "instrument"), contiguous=True):
+    """One executed trade, as the venue reported it."""
+
+    trade_id = Text("The venue's id of the trade.", key=True, example="3735683259")
+    sequence = Sequence("The id as a number, where the venue counts without holes.", nullable=True)
+    price = Price("Price of the trade.", unit=QUOTE, above=0, example="61837.63")
+    size = Size("How much changed hands.", unit=BASE, above=0, example="0.02")
+    side = Text("Side of the taker.", choices=SIDES, nullable=True)
+
+
+class Quote(MarketRecord, order="sequence"):
+    """Best bid and ask."""
+
+    sequence = Sequence("The venue's update id; event time in microseconds where it gives none.", key=True)
+    bid_price = Price("Best price to sell at.", unit=QUOTE, nullable=True, above=0, example="61837.62")
+    bid_size = Size("How much is bid there.", unit=BASE, nullable=True, min=0, example="1.5")
+    ask_price = Price("Best price to buy at.", unit=QUOTE, nullable=True, above=0, example="61837.63")
+    ask_size = Size("How much is asked there.", unit=BASE, nullable=True, min=0, example="0.7")
+
+    @rule
+    def not_crossed(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """Within one venue the best bid is below the best ask."""
+        return pl.col("bid_price") < pl.col("ask_price")
+
+
+class Ticker(MarketRecord, order="event_time"):
+    """Last price and the statistics of the session (stocks) or of the last 24 hours (crypto)."""
+
+    event_time = Time("When the venue computed it.", key=True)
+    last = Price("Last traded price.", unit=QUOTE, nullable=True, above=0)
+    open = Price("First price of the session or window.", unit=QUOTE, nullable=True, above=0)
+    high = Price("Highest price.", unit=QUOTE, nullable=True, above=0)
+    low = Price("Lowest price.", unit=QUOTE, nullable=True, above=0)
+    pre_close = Price("Close of the previous session; null for rolling windows.", unit=QUOTE, nullable=True, above=0)
+    volume = Size("How much changed hands.", unit=BASE, nullable=True, min=0)
+    amount = Amount("Turnover.", unit=QUOTE, nullable=True, min=0)
+    trades = Count("Number of trades.", nullable=True)
+    bid_price = Price("Best bid.", unit=QUOTE, nullable=True, above=0)
+    ask_price = Price("Best ask.", unit=QUOTE, nullable=True, above=0)
+    change_ratio = Ratio("Change over the session or window, 0.01 = 1 %.", nullable=True)
+    status = Text("Trading or suspended.", choices=("trading", "suspended"), nullable=True)
+
+    @rule
+    def high_low(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """The high is not below the low."""
+        return pl.col("high") >= pl.col("low")
+
+
+class Kline(MarketRecord, order="open_time", final="final"):
+    """A bar (candlestick): open, high, low, close and volume of one interval. Prices are raw, never adjusted."""
+
+    interval = Text("Length of the bar.", choices=tuple(INTERVALS), key=True, example="1m")
+    open_time = Time("Start of the bar; it covers [open_time, close_time).", key=True)
+    close_time = Time("End of the bar, exclusive.")
+    open = Price("First price.", unit=QUOTE, nullable=True, above=0)
+    high = Price("Highest price.", unit=QUOTE, nullable=True, above=0)
+    low = Price("Lowest price.", unit=QUOTE, nullable=True, above=0)
+    close = Price("Last price.", unit=QUOTE, nullable=True, above=0)
+    volume = Size("How much changed hands.", unit=BASE, nullable=True, min=0)
+    amount = Amount("Turnover.", unit=QUOTE, nullable=True, min=0)
+    trades = Count("Number of trades.", nullable=True)
+    buy_volume = Size("How much of the volume takers bought.", unit=BASE, nullable=True, min=0)
+    buy_amount = Amount("How much of the turnover takers bought.", unit=QUOTE, nullable=True, min=0)
+    final = Flag("Whether the bar is over; only final bars are stored.")
+
+    @rule
+    def high_is_highest(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """No price of the bar is above its high."""
+        return pl.col("high") >= pl.max_horizontal("open", "low", "close")
+
+    @rule
+    def low_is_lowest(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """No price of the bar is below its low."""
+        return pl.col("low") <= pl.min_horizontal("open", "high", "close")
+
+    @rule
+    def closes_after_open(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """A bar has a length."""
+        return pl.col("close_time") > pl.col("open_time")
+
+
+class OrderBook(MarketRecord, order="sequence"):
+    """A snapshot of the best N levels of each side, best first."""
+
+    sequence = Sequence("The venue's update id of the snapshot.", key=True)
+    depth = Count("How many levels a side were asked for.")
+    bid_prices = Prices("Bid prices, highest first.", unit=QUOTE)
+    bid_sizes = Sizes("Sizes at the bid prices.", unit=BASE)
+    ask_prices = Prices("Ask prices, lowest first.", unit=QUOTE)
+    ask_sizes = Sizes("Sizes at the ask prices.", unit=BASE)
+
+    @rule
+    def book_not_crossed(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """The best bid is below the best ask."""
+        return pl.col("bid_prices").list.first() < pl.col("ask_prices").list.first()
+
+    @rule
+    def same_lengths(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """Each price has its size."""
+        bids = pl.col("bid_prices").list.len() == pl.col("bid_sizes").list.len()
+        return bids & (pl.col("ask_prices").list.len() == pl.col("ask_sizes").list.len())
+
+
+class BookDelta(MarketRecord, order="sequence", series=("source", "instrument")):
+    """One changed level of an order book; size 0 removes the level."""
+
+    sequence = Sequence("The venue's update id the change belongs to.", key=True)
+    side = Text("Side of the book: buy = bids.", choices=SIDES, key=True)
+    price = Price("Price of the level.", unit=QUOTE, above=0, key=True)
+    size = Size("What now stands there; 0 = nothing.", unit=BASE, min=0)
+    first_sequence = Sequence("First update id of the message, for continuity.", nullable=True)
+
+
+class FundingRate(MarketRecord, order="event_time"):
+    """The funding rate of a perpetual contract, settled at ``event_time``."""
+
+    event_time = Time("When it was or will be settled.", key=True)
+    rate = Ratio("Rate for the interval; positive: longs pay shorts.")
+    interval_hours = Count("Hours of the interval; not always 8.", unit="h", nullable=True)
+    mark_price = Price("Mark price it was computed with.", unit=QUOTE, nullable=True, above=0)
+    settled = Flag("Whether it is settled, not predicted.")
+    detail = Json("What else the venue said.", nullable=True)

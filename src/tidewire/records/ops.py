@@ -1,0 +1,47 @@
+"""What Tidewire says about itself: gaps and quarantined rows."""
+
+from __future__ import annotations
+
+from tidewire.records.record import Record
+from tidewire.records.roles import Count, Json, Sequence, Symbol, Text, Time
+
+CAUSES = ("sequence", "grid", "disconnect", "silence", "down", "overflow", "total")
+STATES = ("open", "filling", "filled", "unfillable")
+
+
+class Gap(Record):
+    """Something known to be missing. A later row of the same key is the gap's newer state.
+
+    ``event_time`` is where the hole begins.
+    """
+
+    instrument = Symbol("Instrument whose data is missing.")
+    type = Text("Record type that is missing.", key=True, example="trade")
+    series = Text("What else names the series: a kline's interval; empty otherwise.", nullable=True, example="1m")
+    gap_id = Text("Names the hole: first missing sequence or time, and the series.", key=True, example="3735683260")
+    cause = Text(
+        "How it was noticed: a jump in the sequence, a missing bar, a broken or silent connection, we were down, "
+        "a queue overflowed, the site's own total.",
+        choices=CAUSES,
+    )
+    state = Text("What became of it.", choices=STATES)
+    until_time = Time("Where the hole ends, exclusive.")
+    first_sequence = Sequence("First missing sequence, where there is one.", nullable=True)
+    last_sequence = Sequence("Last missing sequence, inclusive.", nullable=True)
+    missing = Count("How many rows are missing, where that is known.", nullable=True)
+
+
+class Quarantined(Record):
+    """A row, or a whole frame, that failed rules: nothing is dropped silently.
+
+    ``event_time`` is the receive time of the frame, because the row's own times cannot be trusted.
+    """
+
+    frame = Sequence("Sequence of the journal frame.", key=True)
+    type = Text("Record type of the row; 'frame' when the whole frame could not be read.", key=True, example="trade")
+    row = Count("Place of the row inside its frame.", key=True)
+    instrument = Text("Instrument as far as it is known; not checked.", nullable=True, example="BTC-USDT.BINANCE")
+    reasons = Json("Names of the failed rules, and what was found, as a JSON object.")
+    content = Json("The row as it was parsed; the bytes stay in the journal.", nullable=True)
+    state = Text("What became of it.", choices=("open", "released", "corrected", "rejected"))
+    decided_by = Text("Who decided, and why.", nullable=True)
