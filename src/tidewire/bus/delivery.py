@@ -20,11 +20,11 @@ from tidewire.bus.protocol import (
     Handler,
     Hole,
     Key,
-    Stream,
     SubscriptionStats,
     closed_event,
 )
 from tidewire.errors import BusClosed, BusError
+from tidewire.records.batch import Stream
 from tidewire.records.event import Event
 
 _LOG = telemetry.log("bus")
@@ -130,6 +130,8 @@ class Inbox:
             if not future.done():
                 self.pending.append(waiting)
                 future.set_result(None)
+        if self._settling and not self._writers:
+            self._settle()
         return event
 
     async def change(self) -> None:
@@ -137,17 +139,14 @@ class Inbox:
         if self._idle is not None:
             raise BusError("two tasks read from one consumer; give each task a consumer of its own.")
         self._idle = asyncio.get_running_loop().create_future()
-        for future in self._settling:
-            if not future.done():
-                future.set_result(None)
-        self._settling.clear()
+        self._settle()
         try:
             await self._idle
         finally:
             self._idle = None
 
     async def settled(self) -> None:
-        """Wait until the reader waits, or has gone."""
+        """Wait until the reader waits, or has gone, or no writer is left."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settling.append(future)
         await future
@@ -163,11 +162,14 @@ class Inbox:
                 future.set_result(None)
             else:
                 future.set_exception(error)
+        self._settle()
+        self.wake()
+
+    def _settle(self) -> None:
         for future in self._settling:
             if not future.done():
                 future.set_result(None)
         self._settling.clear()
-        self.wake()
 
 
 @dataclass(frozen=True, slots=True)

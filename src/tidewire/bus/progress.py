@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from tidewire.bus.protocol import START, Hole, Stream, stream_of
+from tidewire.bus.protocol import START, Hole
+from tidewire.records.batch import Stream
 from tidewire.records.event import Event
 
 
@@ -36,9 +37,9 @@ class Progress:
         A batch that begins before what was delivered and ends after it is a hole as well: its first rows are known,
         and cutting rows is the owner's matter.
         """
-        stream = stream_of(event)
+        batch = event.batch
+        stream, lineage = batch.stream, batch.lineage
         line = self._line(stream)
-        lineage = event.batch.lineage
         prev, last = lineage.prev, lineage.last
         if last <= line.reached:
             return None
@@ -52,8 +53,9 @@ class Progress:
 
     def done(self, event: Event) -> None:
         """Mark one delivered event; the position moves over the done ones at the front."""
-        line = self._lines.get(stream_of(event))
-        last = event.batch.lineage.last
+        batch = event.batch
+        line = self._lines.get(batch.stream)
+        last = batch.lineage.last
         if line is None or line.open.get(last) is not event:
             return
         del line.open[last]

@@ -25,6 +25,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from tidewire.errors import InputError, nearest
+from tidewire.records.batch import Stream
 from tidewire.records.event import STAGES, Event
 from tidewire.records.subject import check_pattern
 
@@ -49,14 +50,6 @@ class Full(StrEnum):
     """Of the waiting events only the latest of each key is kept, full or not; with too many keys the oldest goes."""
     CLOSE = "close"
     """The subscription ends: what waits is delivered, then one event ``bus.closed`` names the first event lost."""
-
-
-class Stream(NamedTuple):
-    """The unit of position: the batches of one record type on one lane of one journal."""
-
-    journal: str
-    type: str
-    lane: int
 
 
 class Hole(NamedTuple):
@@ -278,12 +271,6 @@ class Bus(Protocol):
         ...
 
     def stats(self) -> Stats: ...
-
-
-def stream_of(event: Event) -> Stream:
-    """The stream a data event belongs to."""
-    batch = event.batch
-    return Stream(batch.lineage.journal, batch.type.name, batch.lineage.lane)
 
 
 def check_subscription(pattern: str, queue: int, full: Full, key: Key | None) -> None:

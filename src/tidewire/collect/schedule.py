@@ -201,7 +201,7 @@ def _edges(text: str) -> tuple[int, int]:
             )
         edges.append(seconds)
     start, end = edges
-    if start == end or start == _DAY_S:
+    if start in (end, _DAY_S):
         raise InputError(
             f"{text!r} is empty: a window must start and end at different times ('00:00-24:00' is all day)."
         )

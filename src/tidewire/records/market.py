@@ -47,10 +47,9 @@ INTERVALS = {
 """Kline intervals and their length in seconds; a month has no fixed length (0)."""
 
 
-class Instrument(MarketRecord, order="event_time"):
-    """What can be traded: one row each time its definition changed."""
+class Instrument(MarketRecord, reference=True):
+    """What can be traded: one row for each instrument, a revision each time its definition changed."""
 
-    event_time = Time("From when this definition holds.", key=True)
     uid = Text("Stable id that survives renames and recodes.", example="ux2f1c0a9be4d7f3")
     native = Text("The venue's own spelling.", example="BTCUSDT")
     kind = Text(
@@ -65,7 +64,7 @@ class Instrument(MarketRecord, order="event_time"):
     name = Text("Name for people.", nullable=True, example="Bitcoin / TetherUS")
 
 
-class Trade(MarketRecord, order="sequence", series=("source", "instrument"), contiguous=True):
+class Trade(MarketRecord, order="sequence", series=("source", "instrument"), contiguous=True, instant=True):
     """One executed trade, as the venue reported it."""
 
     trade_id = Text("The venue's id of the trade.", key=True, example="3735683259")
@@ -75,7 +74,7 @@ class Trade(MarketRecord, order="sequence", series=("source", "instrument"), con
     side = Text("Side of the taker.", choices=SIDES, nullable=True)
 
 
-class Quote(MarketRecord, order="sequence"):
+class Quote(MarketRecord, instant=True, order="sequence"):
     """Best bid and ask."""
 
     sequence = Sequence("The venue's update id; event time in microseconds where it gives none.", key=True)
@@ -90,7 +89,7 @@ class Quote(MarketRecord, order="sequence"):
         return pl.col("bid_price") < pl.col("ask_price")
 
 
-class Ticker(MarketRecord, order="event_time"):
+class Ticker(MarketRecord, instant=True, order="event_time"):
     """Last price and the statistics of the session (stocks) or of the last 24 hours (crypto)."""
 
     event_time = Time("When the venue computed it.", key=True)
@@ -146,7 +145,7 @@ class Kline(MarketRecord, order="open_time", final="final"):
         return pl.col("close_time") > pl.col("open_time")
 
 
-class OrderBook(MarketRecord, order="sequence"):
+class OrderBook(MarketRecord, instant=True, order="sequence"):
     """A snapshot of the best N levels of each side, best first."""
 
     sequence = Sequence("The venue's update id of the snapshot.", key=True)
@@ -168,7 +167,7 @@ class OrderBook(MarketRecord, order="sequence"):
         return bids & (pl.col("ask_prices").list.len() == pl.col("ask_sizes").list.len())
 
 
-class BookDelta(MarketRecord, order="sequence", series=("source", "instrument")):
+class BookDelta(MarketRecord, instant=True, order="sequence", series=("source", "instrument")):
     """One changed level of an order book; size 0 removes the level."""
 
     sequence = Sequence("The venue's update id the change belongs to.", key=True)

@@ -54,6 +54,8 @@ class RecordType:
         self.order = options.order
         self.final = options.final
         self.contiguous = options.contiguous
+        self.instant = options.instant
+        self.reference = options.reference
         self._series = options.series
         self.name = re.sub(r"(?<!^)(?=[A-Z])", "_", record.__name__).lower()
         self.family = record.__module__.rpartition(".")[2]
@@ -145,6 +147,8 @@ class Options:
     final: str | None = None
     contiguous: bool = False
     series: tuple[str, ...] = ()
+    instant: bool = False
+    reference: bool = False
 
 
 _TYPES: dict[str, RecordType] = {}
@@ -154,7 +158,9 @@ class Record(Schema):
     """The columns every record type has. Subclass it (or `MarketRecord`) to make a type.
 
     Class keywords: ``version`` (major version, in table and topic names); ``order`` (the column that grows within
-    a series); ``series`` (the columns that name a series, where they are not the key without ``order``); ``final`` (a Flag column: rows where it is false are forming, they live on the bus and in the cache
+    a series); ``instant`` (``event_time`` is when the venue acted, so the skew between its clock and ours shows in it);
+    ``reference`` (a small table of definitions: a row is compared with all rows ever stored, so a definition that
+    did not change is a duplicate and one that did is a revision); ``series`` (the columns that name a series, where they are not the key without ``order``); ``final`` (a Flag column: rows where it is false are forming, they live on the bus and in the cache
     only); ``contiguous`` (the ``order`` column counts without holes, so a jump is a gap); ``abstract`` (no type of
     its own).
     """

@@ -1,0 +1,209 @@
+"""The segments of a directory, in order, and reading frames from them."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidewire.errors import JournalCorrupt
+from tidewire.journal.frame import Frame
+from tidewire.journal.segment import (
+    HEADER_BYTES,
+    SUFFIX,
+    Decoded,
+    Decoder,
+    Header,
+    Limits,
+    Stop,
+)
+
+BLOCK_BYTES = 128 * 1024
+_INDEXED_SEGMENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """A segment as users see it: ``last`` is ``first - 1`` while it is empty, ``bytes`` leaves out the reserved tail."""
+
+    path: Path
+    first: int
+    last: int
+    bytes: int
+    created_ns: int
+
+
+@dataclass(slots=True)
+class SegmentFile:
+    """A segment and what is known about places in it: ``marks`` are (sequence, offset) of frames on the way."""
+
+    path: Path
+    header: Header
+    marks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+
+    @property
+    def first(self) -> int:
+        """Its first sequence."""
+        return self.header.first
+
+    def start(self, sequence: int) -> tuple[int, int]:
+        """The nearest known (sequence, offset) at or before a frame."""
+        place = bisect_right(self.marks, (sequence, 1 << 62)) - 1
+        return self.marks[place] if place >= 0 else (self.first, HEADER_BYTES)
+
+    def mark(self, sequence: int, offset: int) -> None:
+        """Remember a place if it is a block beyond the last one known."""
+        known = self.marks[-1][1] if self.marks else HEADER_BYTES
+        if offset >= known + BLOCK_BYTES:
+            self.marks.append((sequence, offset))
+
+
+def open_segments(directory: Path) -> list[SegmentFile]:
+    """The segments of a directory in order; `JournalCorrupt` for headers that do not fit together."""
+    found: list[SegmentFile] = []
+    for path in sorted(directory.glob("*" + SUFFIX)):
+        with path.open("rb") as file:
+            header = Header.decode(file.read(HEADER_BYTES), path)
+        if path.name != f"{header.first:020d}{SUFFIX}":
+            raise JournalCorrupt(
+                f"{path} begins with sequence {header.first} by its header; a segment is named by its first sequence, "
+                "20 digits. Give the file its own name back."
+            )
+        if found and header.uuid != found[0].header.uuid:
+            raise JournalCorrupt(
+                f"{path} belongs to journal {header.uuid}, the segments before it to {found[0].header.uuid}. "
+                "A directory holds one journal: move the file to its own."
+            )
+        found.append(SegmentFile(path, header))
+    return found
+
+
+def blocks(file: SegmentFile, decoder: Decoder, limits: Limits) -> Iterator[tuple[int, Decoded]]:
+    """Decode a segment block by block from the nearest known place; yields (offset, what was there).
+
+    The last one says why it stopped: never `Stop.MORE`, unless the file ends exactly behind a frame.
+    """
+    expect, offset = file.start(limits.after + 1)
+    want = BLOCK_BYTES
+    descriptor = os.open(file.path, os.O_RDONLY)
+    try:
+        size = os.fstat(descriptor).st_size
+        while True:
+            buffer = os.pread(descriptor, min(want, size - offset), offset)
+            done = decoder.decode(buffer, expect, limits)
+            ends = offset + len(buffer) >= size
+            if done.stop is Stop.MORE and not done.used and not ends:
+                want = max(done.needed, 2 * want)
+                continue
+            if done.stop is Stop.MORE and ends:
+                rest = buffer[done.used :]
+                if rest.strip(b"\0"):
+                    done.stop = Stop.BAD
+            file.mark(expect, offset)
+            yield offset, done
+            if done.stop is not Stop.MORE or ends:
+                return
+            limits = Limits(
+                limits.after,
+                limits.upto,
+                limits.frames - len(done.frames),
+                limits.bytes_ - sum(len(frame.payload) for frame in done.frames),
+            )
+            offset += done.used
+            expect = done.last + 1
+            want = BLOCK_BYTES
+    finally:
+        os.close(descriptor)
+
+
+class Catalog:
+    """Reads frames by sequence from the segments of one journal.
+
+    ``add`` may be called from the thread that writes; everything else belongs to one thread.
+    """
+
+    def __init__(self, files: list[SegmentFile]) -> None:
+        self.files = files
+        self._decoder = Decoder()
+        self._used: dict[int, SegmentFile] = {}
+
+    def add(self, file: SegmentFile) -> None:
+        """The journal goes on in another segment."""
+        self.files.append(file)
+
+    def infos(self, last: int, end: int | None = None) -> list[SegmentInfo]:
+        """The segments up to sequence ``last``; ``end`` is how much of the newest is in use, in bytes."""
+        files = [file for file in self.files if file.first <= last + 1]
+        infos: list[SegmentInfo] = []
+        for place, file in enumerate(files):
+            newest = place == len(files) - 1
+            size = end if newest and end is not None else file.path.stat().st_size
+            upto = last if newest else files[place + 1].first - 1
+            infos.append(SegmentInfo(file.path, file.first, upto, size, file.header.created_ns))
+        return infos
+
+    def read(self, limits: Limits) -> list[Frame]:
+        """Frames after ``limits.after`` in order; `JournalCorrupt` names file and offset of what is damaged."""
+        frames: list[Frame] = []
+        room = limits.bytes_
+        place = max(0, bisect_right(self.files, limits.after + 1, key=_first) - 1)
+        while place < len(self.files) and len(frames) < limits.frames and room > 0:
+            part = Limits(limits.after, limits.upto, limits.frames - len(frames), room)
+            for done in self._segment(place, part):
+                frames.extend(done)
+                room -= sum(len(frame.payload) for frame in done)
+            place += 1
+        return frames
+
+    def scan(self, limits: Limits, source: str | None, start_ns: int | None, end_ns: int | None) -> Iterator[Frame]:
+        """Frames by sequence, source and wall time in ``[start_ns, end_ns)``, in order."""
+        place = max(0, bisect_right(self.files, limits.after + 1, key=_first) - 1)
+        if start_ns is not None:
+            # Walls never go back and a header holds its first frame's: all before this segment is too early.
+            place = max(place, bisect_left(self.files, start_ns, key=_created) - 1)
+        while place < len(self.files):
+            for done in self._segment(place, limits):
+                for frame in done:
+                    if end_ns is not None and frame.wall_ns >= end_ns:
+                        return
+                    if (source is None or frame.origin.source == source) and (
+                        start_ns is None or frame.wall_ns >= start_ns
+                    ):
+                        yield frame
+            place += 1
+
+    def _segment(self, place: int, limits: Limits) -> Iterator[list[Frame]]:
+        file = self.files[place]
+        last = limits.upto
+        if place + 1 < len(self.files):
+            last = min(last, self.files[place + 1].first - 1)
+        if last < file.first or last <= limits.after:
+            return
+        self._remember(file)
+        for offset, done in blocks(file, self._decoder, limits._replace(upto=last)):
+            if done.frames:
+                yield done.frames
+            if done.stop is Stop.LIMIT:
+                return
+        raise JournalCorrupt(
+            f"{file.path} at byte {offset + done.used}: frame {done.last + 1} of {last} cannot be read: {done.why}. "
+            "Restore the segment from a copy; `tidewire journal verify` lists all that is damaged."
+        )
+
+    def _remember(self, file: SegmentFile) -> None:
+        """Keep the marks of the segments used last, forget the others'."""
+        self._used.pop(file.first, None)
+        self._used[file.first] = file
+        if len(self._used) > _INDEXED_SEGMENTS:
+            oldest = next(iter(self._used))
+            self._used.pop(oldest).marks.clear()
+
+
+def _first(file: SegmentFile) -> int:
+    return file.header.first
+
+
+def _created(file: SegmentFile) -> int:
+    return file.header.created_ns

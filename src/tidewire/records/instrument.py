@@ -1,0 +1,172 @@
+"""Instruments: one canonical id, a stable uid behind it, and every common spelling at the edges.
+
+The canonical id is ``SYMBOL.VENUE``: ``600000.SH``, ``BTC-USDT.BINANCE``, ``BTC-USDT-SWAP.OKX``. `InstrumentBook`
+accepts what people and other tools write (``btcusdt``, ``BTC/USDT``, ``binance:BTCUSDT``, ``sh600000``,
+``600000.XSHG``, ``1.600000``) and refuses, with the candidates, what could mean several.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+import xxhash
+
+from tidewire.errors import AmbiguousInstrument, InstrumentError, nearest
+
+CHINA = {
+    "SH": "SH", "SS": "SH", "XSHG": "SH", "SSE": "SH", "1": "SH",
+    "SZ": "SZ", "XSHE": "SZ", "SZSE": "SZ", "0": "SZ",
+    "BJ": "BJ", "XBSE": "BJ", "BSE": "BJ",
+}  # fmt: skip
+"""Spellings of the mainland exchanges, Eastmoney's market numbers included."""
+
+_CODE = re.compile(r"\d{6}")
+_PREFIXED = re.compile(r"(sh|sz|bj)[.\-_]?(\d{6})", re.I)
+_DOTTED = re.compile(r"([0-9A-Za-z]+)\.(\d{6})")
+_SEPARATORS = re.compile(r"[-/_:\s]")
+
+
+def uid(venue: str, native: str) -> str:
+    """The stable id an instrument gets when it is first seen; renames and recodes keep it."""
+    return "u" + xxhash.xxh3_64_hexdigest(f"{venue}:{native}")
+
+
+def canonical(symbol: str, venue: str) -> str:
+    """``SYMBOL.VENUE`` in upper case."""
+    return f"{symbol}.{venue}".upper()
+
+
+def china_venues(code: str) -> tuple[str, ...]:
+    """The exchanges on which a six-digit code can exist, by the published code ranges.
+
+    ``000001`` is a Shenzhen stock and a Shanghai index; such codes are never guessed.
+    """
+    venues: list[str] = []
+    if code[0] in "69" and not code.startswith("92"):
+        venues.append("SH")
+    elif code[0] == "5" or code[:2] in {"11", "10"}:
+        venues.append("SH")
+    elif code[:3] == "000":
+        venues += ["SH", "SZ"]
+    elif code[0] in "0123":
+        venues.append("SZ")
+    elif code[0] in "48" or code.startswith("92"):
+        venues.append("BJ")
+    return tuple(venues)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A spelling that meant an instrument from a day on (``since``), until a later alias took it over."""
+
+    spelling: str
+    instrument: str
+    since: date
+
+
+class InstrumentBook:
+    """Knows instruments and resolves spellings. Lookups cost a dictionary access; adding is rare."""
+
+    def __init__(self) -> None:
+        self._by_spelling: defaultdict[str, set[str]] = defaultdict(set)
+        self._native: dict[tuple[str, str], str] = {}
+        self._uid: dict[str, str] = {}
+        self._aliases: defaultdict[str, list[Alias]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        return len(self._uid)
+
+    def __contains__(self, instrument: str) -> bool:
+        return instrument in self._uid
+
+    def add(self, instrument: str, native: str, stable: str | None = None) -> None:
+        """Make an instrument known under its canonical id, the venue's own spelling and the common ones."""
+        symbol, _, venue = instrument.rpartition(".")
+        if not symbol:
+            raise InstrumentError(f"{instrument!r} is not a canonical id; it is SYMBOL.VENUE, e.g. BTC-USDT.BINANCE.")
+        self._uid[instrument] = stable or self._uid.get(instrument) or uid(venue, native)
+        self._native[venue, native] = instrument
+        for name in {symbol, native}:
+            bare = _bare(name)
+            for spelling in (bare, f"{bare}.{venue}", f"{venue}{bare}"):
+                self._by_spelling[spelling].add(instrument)
+
+    def alias(self, spelling: str, instrument: str, since: date) -> None:
+        """From ``since`` on, ``spelling`` means ``instrument`` (a rename or recode); earlier meanings are kept."""
+        entries = self._aliases[_bare(spelling)]
+        entries.append(Alias(spelling, instrument, since))
+        entries.sort(key=lambda entry: entry.since)
+
+    def native(self, venue: str, native: str) -> str | None:
+        """The canonical id of a venue's own spelling, or ``None``."""
+        return self._native.get((venue, native))
+
+    def uid(self, instrument: str) -> str:
+        """The stable id behind a canonical id."""
+        try:
+            return self._uid[instrument]
+        except KeyError:
+            raise InstrumentError(f"No instrument {instrument!r}.{nearest(instrument, self._uid)}") from None
+
+    def instruments(self, venue: str | None = None) -> list[str]:
+        """Known canonical ids, sorted."""
+        return sorted(name for name in self._uid if venue is None or name.endswith(f".{venue}"))
+
+    def resolve(self, spelling: str, on: date | None = None) -> str:
+        """The canonical id a spelling means (on a day, for renamed ones).
+
+        Raises:
+            AmbiguousInstrument: it could mean several; all are named.
+            InstrumentError: nothing known is spelled like this.
+        """
+        text = spelling.strip()
+        if text.upper() in self._uid:
+            return text.upper()
+        if text in self._uid:
+            return text
+        bare = _bare(text)
+        entries = self._aliases.get(bare)
+        if entries:
+            place = len(entries) if on is None else bisect_right([entry.since for entry in entries], on)
+            if place:
+                return entries[place - 1].instrument
+        found = self._by_spelling.get(bare) or self._by_spelling.get(_joined_venue(text)) or set()
+        candidates = found or set(_china(text))
+        if len(candidates) == 1:
+            return next(iter(candidates))
+        if candidates:
+            raise AmbiguousInstrument(spelling, candidates)
+        raise InstrumentError(
+            f"No instrument is spelled {spelling!r}.{nearest(text.upper(), self._uid)} "
+            "Write SYMBOL.VENUE, e.g. BTC-USDT.BINANCE or 600000.SH."
+        )
+
+
+def _bare(text: str) -> str:
+    """Upper case without separators: ``BTC/USDT`` and ``btc-usdt`` are the same spelling."""
+    return _SEPARATORS.sub("", text).upper()
+
+
+def _joined_venue(text: str) -> str:
+    """``binance:BTCUSDT`` as it is kept: venue first, no separator."""
+    venue, colon, symbol = text.partition(":")
+    return f"{venue.upper()}{_bare(symbol)}" if colon else ""
+
+
+def _china(text: str) -> Iterable[str]:
+    """Mainland spellings that need no book: prefixes, suffixes, market numbers, bare codes."""
+    if match := _PREFIXED.fullmatch(text):
+        return [f"{match[2]}.{match[1].upper()}"]
+    head, dot, tail = text.upper().rpartition(".")
+    if dot and _CODE.fullmatch(head) and tail in CHINA:
+        return [f"{head}.{CHINA[tail]}"]
+    if (match := _DOTTED.fullmatch(text.upper())) and match[1] in CHINA:
+        return [f"{match[2]}.{CHINA[match[1]]}"]
+    if _CODE.fullmatch(text):
+        return [f"{text}.{venue}" for venue in china_venues(text)]
+    return []
