@@ -195,14 +195,14 @@ class HttpClient:
                     raise self._refusal(url, response, headers, await self._read_refusal(response, url))
                 body = await self._read(response, url, config.body_bytes_max)
         except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError) as error:
-            raise TerminalError(f"{_named(asked.method, url)}: {_told(error)}") from error
+            raise TerminalError(f"{_named(asked.method, url)}: {told(error)}") from error
         except TimeoutError as error:
             raise TransientError(
                 f"{_named(asked.method, url)}: no complete answer in time (connect {config.connect_timeout_s:g} s, "
                 f"total {config.total_timeout_s:g} s)"
             ) from error
         except (aiohttp.ClientError, ssl.SSLError, OSError) as error:
-            raise TransientError(f"{_named(asked.method, url)}: {_told(error)}") from error
+            raise TransientError(f"{_named(asked.method, url)}: {told(error)}") from error
         elapsed_s = (self._clock.mono_ns() - began_ns) / _SECOND_NS
         _seconds.labels(url.authority.rpartition("@")[2]).observe(elapsed_s)
         return Reply(response.status, headers, body, _safe(url), self._clock.wall_ns(), elapsed_s)
@@ -383,9 +383,9 @@ def _url(asked: Request) -> URL:
     try:
         url = URL(asked.url)
     except ValueError as error:
-        raise InputError(f"{_safe_text(asked.url)!r} is not a URL: {error}.") from error
+        raise InputError(f"{safe_text(asked.url)!r} is not a URL: {error}.") from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise InputError(f"{_safe_text(asked.url)!r} is not usable: write http:// or https:// and a host.")
+        raise InputError(f"{safe_text(asked.url)!r} is not usable: write http:// or https:// and a host.")
     return url.update_query(asked.params) if asked.params else url
 
 
@@ -402,14 +402,15 @@ def _named(method: str, url: URL) -> str:
 
 
 def _safe(url: URL) -> str:
-    return _safe_text(str(url))
+    return safe_text(str(url))
 
 
-def _safe_text(text: str) -> str:
+def safe_text(text: str) -> str:
     """Text with the secrets of any URL in it replaced."""
     shown = telemetry.redact(None, "", {"text": text})
     return _USERINFO.sub("//***@", cast("str", shown["text"]))
 
 
-def _told(error: Exception) -> str:
-    return _safe_text(f"{type(error).__name__}: {error}")
+def told(error: Exception) -> str:
+    """What an error of a network library says, fit for logs and messages."""
+    return safe_text(f"{type(error).__name__}: {error}")

@@ -6,7 +6,7 @@ A new release of that library is met here; no other module imports it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 from dataframely import Bool, Column, Datetime, Decimal, Float64, Int32, Int64, List, Schema, String
@@ -37,7 +37,7 @@ def rule(check: Callable[[Any], pl.Expr]) -> Any:
 def rules_of(schema: type[Schema]) -> dict[str, pl.Expr]:
     """Every rule of a schema by name (``price|min``, ``not_crossed``), in a fixed order."""
     rules = schema._validation_rules(with_cast=False)  # pyright: ignore[reportPrivateUsage]
-    return {name: cast("pl.Expr", found.expr) for name, found in rules.items()}
+    return {name: found.expr for name, found in rules.items()}
 
 
 def failures(schema: type[Schema], rows: pl.DataFrame) -> list[list[str]]:

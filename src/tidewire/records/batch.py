@@ -135,7 +135,7 @@ class Batch:
             type=self.type.name,
             version=self.type.version,
             lineage=(line.journal, line.lane, line.prev, line.last, line.until_us, line.trace_id),
-            fates=[(*fate, count) for fate, count in self.fates.items()],
+            fates=[(fate.source, fate.hour_us, fate.fate, count) for fate, count in self.fates.items()],
             parts=parts,
         )
         return _ipc(self.rows, {b"tidewire": msgspec.json.encode(wire)})
@@ -188,6 +188,33 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table.replace_schema_metadata(None))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+MAX_CONTENT = 4_000
+"""Characters of a quarantined row that are shown; the bytes themselves stay in the journal."""
+
+
+def rejection(record_type_name: str, row: Mapping[str, Any], reasons: Mapping[str, Any]) -> dict[str, Any]:
+    """One `Quarantined` row as plain values.
+
+    ``row`` is what was parsed; it gives source, frame, ordinal and receive time. ``reasons`` maps the names of the
+    failed rules to what was found.
+    """
+    content = {name: value for name, value in row.items() if name not in {"source", "frame", "ordinal", "ingested_at"}}
+    return {
+        "source": row["source"],
+        "event_time": row["ingested_at"],
+        "public_at": row["ingested_at"],
+        "ingested_at": row["ingested_at"],
+        "frame": row["frame"],
+        "ordinal": row["ordinal"],
+        "row": row["ordinal"],
+        "record_type": record_type_name,
+        "instrument": row.get("instrument"),
+        "reasons": msgspec.json.encode(reasons, enc_hook=str).decode(),
+        "content": msgspec.json.encode(content, enc_hook=str).decode()[:MAX_CONTENT],
+        "state": "open",
+    }
 
 
 def quarantined(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -44,11 +44,11 @@ def _surely_fit(texts: Sequence[str | None], scale: int) -> bool:
 
     Plain Python on the list: string search in an expression has a fixed cost of 100 µs, several times this.
     """
-    present = [text for text in texts if text is not None] if None in texts else texts
-    joined = "".join(present)  # pyright: ignore[reportArgumentType] - no None is left
+    present = cast("Sequence[str]", [text for text in texts if text is not None] if None in texts else texts)
+    joined = "".join(present)
     if "e" in joined or "E" in joined:
         return False
-    return max([len(text) - text.find(".") for text in present], default=0) <= scale + 1  # pyright: ignore[reportOptionalMemberAccess]
+    return max([len(text) - text.find(".") for text in present], default=0) <= scale + 1
 
 
 def _plain(text: str, scale: int) -> str | None:

@@ -26,14 +26,14 @@ CHINA = {
 """Spellings of the mainland exchanges, Eastmoney's market numbers included."""
 
 _CODE = re.compile(r"\d{6}")
-_PREFIXED = re.compile(r"(sh|sz|bj)[.\-_]?(\d{6})", re.I)
+_PREFIXED = re.compile(r"(sh|sz|bj)[.\-_]?(\d{6})", re.IGNORECASE)
 _DOTTED = re.compile(r"([0-9A-Za-z]+)\.(\d{6})")
 _SEPARATORS = re.compile(r"[-/_:\s]")
 
 
 def uid(venue: str, native: str) -> str:
     """The stable id an instrument gets when it is first seen; renames and recodes keep it."""
-    return "u" + xxhash.xxh3_64_hexdigest(f"{venue}:{native}")
+    return "u" + xxhash.xxh3_64_hexdigest(f"{venue}:{native}".encode())
 
 
 def canonical(symbol: str, venue: str) -> str:
@@ -47,9 +47,7 @@ def china_venues(code: str) -> tuple[str, ...]:
     ``000001`` is a Shenzhen stock and a Shanghai index; such codes are never guessed.
     """
     venues: list[str] = []
-    if code[0] in "69" and not code.startswith("92"):
-        venues.append("SH")
-    elif code[0] == "5" or code[:2] in {"11", "10"}:
+    if (code[0] in "69" and not code.startswith("92")) or code[0] == "5" or code[:2] in {"11", "10"}:
         venues.append("SH")
     elif code[:3] == "000":
         venues += ["SH", "SZ"]

@@ -16,7 +16,7 @@ class Gap(Record):
     """
 
     instrument = Symbol("Instrument whose data is missing.")
-    type = Text("Record type that is missing.", key=True, example="trade")
+    record_type = Text("Record type that is missing.", key=True, example="trade")
     series = Text("What else names the series: a kline's interval; empty otherwise.", nullable=True, example="1m")
     gap_id = Text("Names the hole: first missing sequence or time, and the series.", key=True, example="3735683260")
     cause = Text(
@@ -38,7 +38,9 @@ class Quarantined(Record):
     """
 
     frame = Sequence("Sequence of the journal frame.", key=True)
-    type = Text("Record type of the row; 'frame' when the whole frame could not be read.", key=True, example="trade")
+    record_type = Text(
+        "Record type of the row; 'frame' when the whole frame could not be read.", key=True, example="trade"
+    )
     row = Count("Place of the row inside its frame.", key=True)
     instrument = Text("Instrument as far as it is known; not checked.", nullable=True, example="BTC-USDT.BINANCE")
     reasons = Json("Names of the failed rules, and what was found, as a JSON object.")

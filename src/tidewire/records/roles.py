@@ -146,7 +146,7 @@ class Text(String):
     ) -> None:
         facts = _facts("text", "", key=key, example=choices[0] if choices else example)
         facts["choices"] = tuple(choices)
-        check = {"known": lambda column: one_of(column, choices)} if choices else None
+        check = {"known": functools.partial(one_of, choices=choices)} if choices else None
         super().__init__(
             nullable=nullable, min_length=1 if key else None, check=check, description=about, metadata=facts
         )

@@ -1,0 +1,258 @@
+"""From frames to batches: the only road from bytes to rows, live and in replay.
+
+A source's parser turns its frames into columns of plain values; the `Assembler` makes exact batches of them,
+quarantines what cannot be read, counts what came in, and gives each batch its place ``(prev, last]`` in the journal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+import xxhash
+
+from tidewire import telemetry
+from tidewire.collect import control
+from tidewire.collect.parser import Outcome, Parsed, Parser
+from tidewire.journal import Frame, Kind
+from tidewire.records.batch import HOUR_US, Batch, Fate, Lineage, Stream, fates_of, joined, quarantined, rejection
+from tidewire.records.exact import build
+from tidewire.records.ops import Quarantined
+from tidewire.records.record import RecordType, types
+
+FRAME = "frame"
+"""What a quarantined row says as its type when the whole frame could not be read."""
+
+SHOWN_BYTES = 2_000
+
+_log = telemetry.log("collect")
+_rows = telemetry.counter("parse_rows", "Rows parsed from frames", ("source", "type"))
+_bad = telemetry.counter("parse_unreadable_frames", "Frames that could not be read", ("source",))
+
+
+class Assembler:
+    """Turns frames into batches, continuing given positions."""
+
+    def __init__(self, journal: str, parsers: Mapping[str, Parser], lanes: int = 1) -> None:
+        self._journal = journal
+        self._parsers = parsers
+        self._lanes = lanes
+        self._positions: dict[Stream, int] = {}
+
+    def start(self, positions: Mapping[Stream, int]) -> int:
+        """Continue these positions; returns the frame after which to read."""
+        own = {stream: at for stream, at in positions.items() if stream.journal == self._journal}
+        self._positions = {stream: own.get(stream, 0) for stream in self._streams()} | own
+        return min(self._positions.values(), default=0)
+
+    def step(self, frames: Sequence[Frame]) -> list[Batch]:
+        """The batches of these frames, which follow those of the last step."""
+        if not frames:
+            return []
+        built: dict[str, list[_Rows]] = {}
+        chatter = _Chatter()
+        for source, group in _by_source(frames).items():
+            self._parse(source, group, built, chatter)
+        last = frames[-1]
+        batches = [batch for name, parts in built.items() for batch in self._batches(name, parts, last)]
+        batches += self._chatter(chatter, last)
+        return batches
+
+    def marks(self, last: Frame) -> list[Batch]:
+        """Progress marks: empty batches that bring every stream to ``last``."""
+        known = types()
+        return [
+            self._batch(known[stream.type], stream.lane, known[stream.type].empty(), last)
+            for stream in self._streams()
+            if self._positions.get(stream, 0) < last.sequence
+        ]
+
+    def _streams(self) -> list[Stream]:
+        return [Stream(self._journal, name, lane) for name in types() for lane in range(self._lanes)]
+
+    def _parse(self, source: str, frames: list[Frame], built: dict[str, list[_Rows]], chatter: _Chatter) -> None:
+        data = [frame for frame in frames if frame.kind is Kind.DATA]
+        outcome = _parse_safely(self._parsers.get(source), source, data)
+        for frame in frames:
+            if frame.kind is not Kind.DATA:
+                outcome.add(control.parse(frame))
+        for part in outcome.parsed:
+            if part.frames:
+                built.setdefault(part.type.name, []).append(_rows_of(source, part))
+                _rows.labels(source, part.type.name).inc(len(part.frames))
+        chatter.add(source, outcome)
+
+    def _batches(self, name: str, parts: list[_Rows], last: Frame) -> list[Batch]:
+        whole = parts[0] if len(parts) == 1 else _concat(parts)
+        kind = types()[name]
+        if self._lanes == 1:
+            return self._finish(kind, 0, whole, last)
+        lanes = self._lanes_of(whole.rows, _lane_key(kind))
+        rejected = pl.DataFrame() if whole.rejected is None else whole.rejected
+        rejected_lanes = self._lanes_of(rejected, _lane_key(kind)) if rejected.height else pl.Series([], dtype=pl.Int64)
+        found: list[Batch] = []
+        for lane in sorted({*lanes, *rejected_lanes}):
+            mine = rejected.filter(rejected_lanes == lane) if rejected.height else None
+            found += self._finish(kind, lane, replace(whole.keep(lanes == lane), rejected=mine), last)
+        return found
+
+    def _lanes_of(self, rows: pl.DataFrame, column: str) -> pl.Series:
+        keys = rows[column].fill_null("")
+        lanes = {key: lane_of(key, self._lanes) for key in keys.unique()}
+        return keys.replace_strict(lanes, return_dtype=pl.Int64)
+
+    def _finish(self, kind: RecordType, lane: int, part: _Rows, last: Frame) -> list[Batch]:
+        position = self._positions.get(Stream(self._journal, kind.name, lane), 0)
+        if last.sequence <= position:
+            return []
+        if part.first <= position:  # a restart reads again from the slowest stream
+            rejected = None if part.rejected is None else part.rejected.filter(pl.col("frame") > position)
+            part = replace(part.keep(part.rows["frame"] > position), rejected=rejected)
+        batch = self._batch(kind, lane, part.rows, last)
+        return [batch.with_(rejected=part.rejected, fates=part.fates(), connections=part.connections)]
+
+    def _batch(self, kind: RecordType, lane: int, rows: pl.DataFrame, last: Frame) -> Batch:
+        stream = Stream(self._journal, kind.name, lane)
+        prev = self._positions.get(stream, 0)
+        self._positions[stream] = last.sequence
+        trace = f"{self._journal[:8]}-{last.sequence:x}"
+        return Batch(kind, rows, Lineage(self._journal, lane, prev, last.sequence, last.wall_ns // 1_000, trace))
+
+    def _chatter(self, chatter: _Chatter, last: Frame) -> list[Batch]:
+        """Frames without rows and unreadable ones are accounted for on the lane of ``quarantined``."""
+        stream = Stream(self._journal, Quarantined.type.name, 0)
+        position = self._positions.get(stream, 0)
+        fates, rejected = chatter.after(position)
+        if not fates or last.sequence <= position:
+            return []
+        batch = self._batch(Quarantined.type, 0, Quarantined.type.empty(), last)
+        return [batch.with_(rejected=rejected, fates=fates)]
+
+
+def lane_of(key: str, lanes: int) -> int:
+    """The lane of an instrument (or other key); part of the storage format."""
+    return xxhash.xxh3_64_intdigest(key.encode()) % lanes
+
+
+def _lane_key(kind: RecordType) -> str:
+    return "instrument" if "instrument" in kind.key else "source"
+
+
+def _by_source(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+    groups: dict[str, list[Frame]] = {}
+    for frame in frames:
+        groups.setdefault(frame.origin.source, []).append(frame)
+    return groups
+
+
+def _parse_safely(parser: Parser | None, source: str, frames: list[Frame]) -> Outcome:
+    """A parser that raises is a bug; its frames are quarantined one by one, the rest goes on."""
+    if not frames:
+        return Outcome()
+    if parser is None:
+        return Outcome(unreadable=[(frame, f"no parser for source {source!r} is loaded") for frame in frames])
+    try:
+        return parser.parse(frames)
+    except Exception as error:
+        if len(frames) == 1:
+            _log.exception("parser failed", source=source, frame=frames[0].sequence)
+            return Outcome(unreadable=[(frames[0], f"{type(error).__name__}: {error}")])
+    whole = Outcome()
+    for frame in frames:
+        whole.add(_parse_safely(parser, source, [frame]))
+    return whole
+
+
+@dataclass
+class _Rows:
+    """Built rows of one type, with the connection of each and the ones that were not exact."""
+
+    rows: pl.DataFrame
+    connections: pl.Series
+    rejected: pl.DataFrame | None
+
+    @property
+    def first(self) -> int:
+        """The first frame any row is from."""
+        firsts = [part["frame"][0] for part in (self.rows, self.rejected) if part is not None and part.height]
+        return min(firsts)
+
+    def keep(self, mask: pl.Series) -> _Rows:
+        return _Rows(self.rows.filter(mask), self.connections.filter(mask), self.rejected)
+
+    def fates(self) -> Counter[Fate]:
+        """Every parsed row is received; those that were not exact are quarantined already."""
+        counted = fates_of(self.rows, "received")
+        if self.rejected is not None:
+            counted += fates_of(self.rejected, "received") + fates_of(self.rejected, "quarantined")
+        return counted
+
+
+def _rows_of(source: str, part: Parsed) -> _Rows:
+    frames = part.frames
+    sequences = [frame.sequence for frame in frames]
+    times = [frame.wall_ns // 1_000 for frame in frames]
+    columns: dict[str, Any] = {"ingested_at": times, **part.columns, "source": source, "frame": sequences}
+    columns["ordinal"] = part.ordinals or pl.repeat(0, len(frames), dtype=pl.Int32, eager=True)
+    built = build(part.type, columns, len(frames))
+    connections = pl.Series("connection", [frame.origin.request for frame in frames], dtype=pl.String)
+    if not built.not_exact:
+        return _Rows(built.rows, connections, None)
+    rejected = [
+        rejection(part.type.name, built.rows.row(place, named=True), {"not_exact": found})
+        for place, found in sorted(built.not_exact.items())
+    ]
+    good = pl.Series([place not in built.not_exact for place in range(len(frames))])
+    return _Rows(built.rows.filter(good), connections.filter(good), quarantined(rejected))
+
+
+def _concat(parts: list[_Rows]) -> _Rows:
+    """Rows of several sources or endpoints in one order: that of the journal."""
+    rows = pl.concat([part.rows for part in parts])
+    order = rows.select(pl.arg_sort_by("frame", "ordinal")).to_series()
+    connections = pl.concat([part.connections for part in parts])
+    return _Rows(
+        rows[order],
+        connections.gather(order),
+        joined(*(part.rejected for part in parts)),
+    )
+
+
+class _Chatter:
+    """Frames that came to no rows."""
+
+    def __init__(self) -> None:
+        self._control: list[tuple[str, Frame]] = []
+        self._unreadable: list[tuple[str, Frame, str]] = []
+
+    def add(self, source: str, outcome: Outcome) -> None:
+        self._control += [(source, frame) for frame in outcome.control]
+        for frame, why in outcome.unreadable:
+            self._unreadable.append((source, frame, why))
+            _bad.labels(source).inc()
+
+    def after(self, position: int) -> tuple[Counter[Fate], pl.DataFrame | None]:
+        fates: Counter[Fate] = Counter()
+        for source, frame in self._control:
+            if frame.sequence > position:
+                hour = frame.wall_ns // 1_000 // HOUR_US * HOUR_US
+                fates[Fate(source, hour, "received")] += 1
+                fates[Fate(source, hour, "control")] += 1
+        rejected: list[dict[str, Any]] = []
+        for source, frame, why in self._unreadable:
+            if frame.sequence > position:
+                hour = frame.wall_ns // 1_000 // HOUR_US * HOUR_US
+                fates[Fate(source, hour, "received")] += 1
+                fates[Fate(source, hour, "quarantined")] += 1
+                rejected.append(_unreadable(source, frame, why))
+        return fates, quarantined(rejected) if rejected else None
+
+
+def _unreadable(source: str, frame: Frame, why: str) -> dict[str, Any]:
+    row = {"source": source, "frame": frame.sequence, "ordinal": 0, "ingested_at": frame.wall_ns // 1_000}
+    shown = frame.payload[:SHOWN_BYTES].decode("utf-8", "replace")
+    row |= {"collector": frame.origin.collector, "begins": shown}
+    return rejection(FRAME, row, {"unreadable": why})
