@@ -1,1 +1,58 @@
-"""."""
+"""Apps, collectors, timers, clients and the pump: from the network to the journal, and from there to batches.
+
+The names here are the plugin interface: a source needs nothing else but `tidewire.records`.
+"""
+
+from tidewire.collect.app import App, Context, Health
+from tidewire.collect.assemble import Assembler
+from tidewire.collect.budget import Limits
+from tidewire.collect.collector import Collector, CollectorStatus
+from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo
+from tidewire.collect.control import Carried
+from tidewire.collect.feed import Feed
+from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
+from tidewire.collect.parser import Outcome, Parsed, Parser, unreadable
+from tidewire.collect.pump import Pump, PumpConfig
+from tidewire.collect.registry import AppRegistry, Found
+from tidewire.collect.schedule import Cron, Every, Window, parse_duration
+from tidewire.collect.timer import Overlap, Timer, TimerStatus
+from tidewire.collect.ws import WsClient, WsConfig, WsState
+
+__all__ = [
+    "Api",
+    "App",
+    "AppRegistry",
+    "Assembler",
+    "Carried",
+    "Collector",
+    "CollectorStatus",
+    "Context",
+    "Cron",
+    "Every",
+    "Feed",
+    "Found",
+    "Health",
+    "HttpClient",
+    "HttpConfig",
+    "Limits",
+    "Outcome",
+    "Overlap",
+    "Parsed",
+    "Parser",
+    "Pump",
+    "PumpConfig",
+    "RateLimit",
+    "Reply",
+    "Request",
+    "Section",
+    "SourceConfig",
+    "SourceInfo",
+    "Timer",
+    "TimerStatus",
+    "Window",
+    "WsClient",
+    "WsConfig",
+    "WsState",
+    "parse_duration",
+    "unreadable",
+]

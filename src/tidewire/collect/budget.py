@@ -61,9 +61,11 @@ class BudgetStatus:
 class _Turn:
     """One place in the line; ``look`` is set when it should look at its chances again."""
 
-    __slots__ = ("look",)
+    __slots__ = ("granted", "look", "weight")
 
-    def __init__(self) -> None:
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+        self.granted = False
         self.look = asyncio.Event()
 
 
@@ -131,16 +133,16 @@ class Budget:
                 f"{self._config.waiting_max} requests already wait for {self._host or 'the host'}: ask less often, "
                 "or raise its rate_limit if the host allows more."
             )
-        turn = _Turn()
+        turn = _Turn(weight)
         self._waiting.append(turn)
         _waiting.labels(self._host).set(len(self._waiting))
         try:
-            await self._wait(turn, weight, self._clock.mono_ns() + round(timeout_s * _SECOND_NS))
+            await self._wait(turn, self._clock.mono_ns() + round(timeout_s * _SECOND_NS))
         finally:
-            self._waiting.remove(turn)
+            if not turn.granted:
+                self._waiting.remove(turn)
+            self._grant()
             _waiting.labels(self._host).set(len(self._waiting))
-            if self._waiting:
-                self._waiting[0].look.set()
 
     def learn(self, used_weight: int, sent_ns: int | None = None) -> None:
         """Take over the host's own count of the running minute when it is higher than ours.
@@ -162,16 +164,26 @@ class Budget:
         for turn in self._waiting:
             turn.look.set()
 
-    async def _wait(self, turn: _Turn, weight: int, deadline_ns: int) -> None:
+    def _grant(self) -> None:
+        """Give their turn to all at the front who may go now, and wake the next one to wait for its own."""
+        while self._waiting:
+            turn = self._waiting[0]
+            turn.look.set()
+            if self._due_ns(turn.weight) > 0:
+                return
+            self._take(turn.weight)
+            turn.granted = True
+            self._waiting.popleft()
+
+    async def _wait(self, turn: _Turn, deadline_ns: int) -> None:
         while True:
+            if self._waiting and self._waiting[0] is turn:
+                self._grant()
             turn.look.clear()
+            if turn.granted:
+                return
             now_ns = self._clock.mono_ns()
             left_ns = deadline_ns - now_ns
-            first = self._waiting[0] is turn
-            due_ns = self._due_ns(weight)
-            if first and due_ns <= 0:
-                self._take(weight)
-                return
             if self._paused_ns - now_ns > left_ns:
                 paused_s = self.paused_s
                 raise RateLimited(
@@ -183,7 +195,7 @@ class Budget:
                 raise TransientError(
                     f"no turn for {self._host or 'the host'} in time: {self.waiting} requests wait. Ask less often."
                 )
-            wait_ns = min(left_ns, due_ns) if first else left_ns
+            wait_ns = min(left_ns, self._due_ns(turn.weight)) if self._waiting[0] is turn else left_ns
             await within(self._clock, wait_ns / _SECOND_NS, turn.look)
 
     def _due_ns(self, weight: int) -> int:

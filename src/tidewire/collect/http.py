@@ -184,10 +184,15 @@ class HttpClient:
         config = self._config
         sent_ns, began_ns = self._clock.wall_ns(), self._clock.mono_ns()
         keys = config.headers() if config.headers is not None else {}
-        options: dict[str, Any] = self._proxy_for(url)
+        options, login = self._proxy_for(url)
         try:
             async with self._opened().request(
-                asked.method, url, headers={**keys, **asked.headers}, data=asked.body, allow_redirects=False, **options
+                asked.method,
+                url,
+                headers={**keys, **asked.headers, **login},
+                data=asked.body,
+                allow_redirects=False,
+                **options,
             ) as response:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 self._learn(headers, budget, sent_ns)
@@ -294,14 +299,19 @@ class HttpClient:
             )
         return self._session
 
-    def _proxy_for(self, url: URL) -> dict[str, Any]:
+    def _proxy_for(self, url: URL) -> tuple[dict[str, Any], dict[str, str]]:
+        """What aiohttp is told about the proxy, and the header that goes with the request itself."""
         proxy = self._config.proxy or env_proxy(url, self._config.trust_env)
         if proxy is None:
-            return {}
+            return {}, {}
         at = URL(proxy)
         if at.user is None:
-            return {"proxy": at}
-        return {"proxy": at.with_user(None), "proxy_auth": aiohttp.BasicAuth(at.user, at.password or "")}
+            return {"proxy": at}, {}
+        login = {"Proxy-Authorization": aiohttp.encode_basic_auth(at.user, at.password or "")}
+        # Through a tunnel only the proxy may see the login; without one the request itself carries it.
+        if url.scheme == "https":
+            return {"proxy": at.with_user(None), "proxy_headers": login}, {}
+        return {"proxy": at.with_user(None)}, login
 
 
 def env_proxy(url: URL, trust_env: bool) -> str | None:

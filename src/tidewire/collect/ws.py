@@ -28,12 +28,12 @@ _TOLD = struct.Struct("<2sq")
 _TOLD_MAGIC = b"TW"
 
 _log = telemetry.log("collect")
-_up = telemetry.gauge("collect_ws_up", "Whether the WebSocket connection is up", ("name",))
-_connects = telemetry.counter("collect_ws_connects", "WebSocket connections opened", ("name",))
+_up = telemetry.gauge("collect_ws_up", "Whether the WebSocket connection is up", ("source",))
+_connects = telemetry.counter("collect_ws_connects", "WebSocket connections opened", ("source",))
 _ends = telemetry.counter(
     "collect_ws_disconnects",
     "WebSocket connections ended or not opened, by cause: silence, no_pong, closed, lost, refused, error, stopped",
-    ("name", "cause"),
+    ("source", "cause"),
 )
 
 
@@ -157,7 +157,7 @@ class WsClient:
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await link.closed.wait()
             except TimeoutError:
-                _log.warning("websocket did not close in time", name=self._name)
+                _log.warning("websocket did not close in time", source=self._name)
         task.cancel()
         await asyncio.wait((task,))
 
@@ -192,7 +192,7 @@ class WsClient:
             stable = await self._connection()
             failures = 0 if stable else failures + 1
             wait_s = self._rng.uniform(0.0, self._backoff_s_max(failures))
-            _log.info("websocket reconnects", name=self._name, wait_s=wait_s, failures=failures)
+            _log.info("websocket reconnects", source=self._name, wait_s=wait_s, failures=failures)
             await self._clock.sleep(wait_s)
 
     def _backoff_s_max(self, failures: int) -> float:
@@ -224,7 +224,7 @@ class WsClient:
                 helper.cancel()
             for outcome in await asyncio.gather(*helpers, return_exceptions=True):
                 if isinstance(outcome, Exception):
-                    _log.error("websocket helper failed", name=self._name, error=told(outcome))
+                    _log.error("websocket helper failed", source=self._name, error=told(outcome))
         return link.frames > 0 and link.lived_s >= self._config.stable_s
 
     async def _open(self, link: _Link) -> None:
@@ -271,11 +271,12 @@ class WsClient:
     def tell(self, connected: bool, reason: str) -> bool:
         """Report a change; whether the caller took it."""
         state = WsState(connected, self._connects, reason, self._stamp.wall_ns())
-        _log.info("websocket", name=self._name, connected=connected, connection=self._connects, reason=reason)
+        say = _log.info if connected or reason == "stopped" else _log.warning
+        say("websocket", source=self._name, connected=connected, connection=self._connects, reason=reason)
         try:
             self._on_state(state)
         except Exception:
-            _log.exception("on_state of a websocket raised", name=self._name)
+            _log.exception("on_state of a websocket raised", source=self._name)
             return False
         return True
 

@@ -104,6 +104,10 @@ class InstrumentBook:
         """The canonical id of a venue's own spelling, or ``None``."""
         return self._native.get((venue, native))
 
+    def natives(self, venue: str) -> dict[str, str]:
+        """The venue's own spellings and the canonical ids they mean."""
+        return {native: name for (at, native), name in self._native.items() if at == venue}
+
     def uid(self, instrument: str) -> str:
         """The stable id behind a canonical id."""
         try:

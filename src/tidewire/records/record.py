@@ -1,4 +1,4 @@
-"""`Record`: one class is one record type, and everything else follows from it.
+'''`Record`: one class is one record type, and everything else follows from it.
 
 ::
 
@@ -9,7 +9,7 @@
 
 Defining the class registers the type: the Polars and Arrow schema, the store's tables, the JSON form, the OpenAPI
 component, the stream channel and the reference page are all derived from it (`RecordType`, `forms`).
-"""
+'''
 
 from __future__ import annotations
 

@@ -1,0 +1,183 @@
+"""An App is one data source: it owns its clients, limits and collectors.
+
+This is the plugin interface. A source is a subclass of `App` found through the entry point group ``tidewire.apps`` or
+the plugin directory; it needs nothing else of Tidewire than `tidewire.collect` and `tidewire.records`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+from tidewire import telemetry
+from tidewire.bus import Bus, Full, Handler, Subscription
+from tidewire.collect.collector import Collector
+from tidewire.collect.config import SourceConfig
+from tidewire.collect.parser import Parser
+from tidewire.errors import BusClosed, InputError, NotFound, nearest
+from tidewire.journal import Journal
+from tidewire.records.clock import Clock, Rng, UpstreamClock
+from tidewire.records.event import notice
+from tidewire.records.instrument import InstrumentBook
+
+_log = telemetry.log("collect")
+_up = telemetry.gauge("source_up", "Whether a source runs and is healthy", ("source",))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the platform gives an App."""
+
+    clock: Clock
+    rng: Rng
+    bus: Bus
+    journal: Journal
+    instruments: InstrumentBook
+    down_since_ns: int | None = None
+    """When the last frame of the previous run came; streams that nothing else can check begin with a gap from there."""
+
+    @property
+    def upstream(self) -> UpstreamClock | None:
+        """The clock an upstream that plays a recording may set, where the platform runs on one."""
+        return self.clock if isinstance(self.clock, UpstreamClock) else None
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a source is. ``degraded``: part of it fails; ``down``: nothing comes."""
+
+    state: Literal["starting", "ok", "degraded", "down", "stopped"]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass
+class _State:
+    collectors: dict[str, Collector] = field(default_factory=dict[str, Collector])
+    subscriptions: list[Subscription] = field(default_factory=list[Subscription])
+    running: bool = False
+
+
+class App(ABC):
+    """Base of all sources.
+
+    Life cycle: construct with configuration and context, `initialize` (clients, collectors, instruments), `start`,
+    `stop`. ``about`` is one sentence for ``tidewire sources``.
+    """
+
+    name: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+
+    def __init__(self, config: SourceConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self._state = _State()
+
+    @property
+    @abstractmethod
+    def parser(self) -> Parser:
+        """Turns this source's frames into rows; used live and in replay, so it must not need the App to run."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, config: SourceConfig) -> None:
+        """Raise `ConfigError` for a configuration that cannot work; must not touch the network."""
+
+    async def initialize(self) -> None:
+        """Prepare collectors; an App registers its own before calling this."""
+        for collector in self.list():
+            await collector.initialize()
+
+    async def start(self) -> None:
+        """Start every collector; one that fails to start is reported and the rest run."""
+        for collector in self.list():
+            try:
+                await collector.start()
+            except Exception as error:
+                collector.report(error, "start")
+        self._state.running = True
+        _up.labels(self.name).set(1)
+        self.tell(f"app.{self.name}.started", {"collectors": [collector.name for collector in self.list()]})
+
+    async def stop(self) -> None:
+        """Stop every collector; nothing is collected after this returns."""
+        for collector in self.list():
+            await collector.stop()
+        was, self._state.running = self._state.running, False
+        _up.labels(self.name).set(0)
+        if was:
+            self.tell(f"app.{self.name}.stopped", {})
+        for subscription in self._state.subscriptions:
+            self.context.bus.unsubscribe(subscription)
+
+    # -- collectors -------------------------------------------------------------------------------------------
+
+    def register(self, collector: Collector) -> Collector:
+        """Add a collector under its name."""
+        if collector.name in self._state.collectors:
+            raise InputError(f"source {self.name!r} has a collector {collector.name!r} already.")
+        self._state.collectors[collector.name] = collector
+        return collector
+
+    def get(self, name: str) -> Collector:
+        """A collector by name; `NotFound` with the nearest valid one."""
+        try:
+            return self._state.collectors[name]
+        except KeyError:
+            known = self._state.collectors
+            raise NotFound(f"No collector {name!r}.{nearest(name, known)} Valid: {', '.join(known)}.") from None
+
+    def list(self) -> list[Collector]:
+        """All collectors."""
+        return list(self._state.collectors.values())
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def on_event(self, pattern: str, handler: Handler) -> Subscription:
+        """Call the handler for matching events until the App stops; slow handlers lose the oldest events."""
+        name = f"{self.name}:{pattern}"
+        subscription = self.context.bus.subscribe(pattern, handler, full=Full.DROP_OLDEST, name=name)
+        self._state.subscriptions.append(subscription)
+        return subscription
+
+    def tell(self, subject: str, facts: Mapping[str, Any]) -> None:
+        """Publish a small event; one that nobody can hear any more is only logged."""
+        event = notice(subject, self.name, facts, self.context.clock, self.context.rng)
+        try:
+            self.context.bus.offer(event)
+        except BusClosed:
+            _log.debug("event after the bus closed", subject=subject)
+
+    # -- how it is --------------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """How the source is, from its collectors; an App adds what only it knows."""
+        if not self._state.running:
+            return Health("stopped")
+        statuses = [collector.status for collector in self.list()]
+        problems = tuple(f"{status.name}: {status.last_error}" for status in statuses if status.last_error)
+        if problems and len(problems) == len(statuses):
+            return Health("down", problems)
+        if problems:
+            return Health("degraded", problems)
+        waiting = all(status.last_data_ns is None for status in statuses)
+        return Health("starting" if waiting and statuses else "ok")
+
+    def metrics(self) -> Mapping[str, float]:
+        """Counts over all collectors."""
+        return {
+            f"{collector.name}_{name}": value for collector in self.list() for name, value in collector.metrics.items()
+        }
+
+    def status(self) -> dict[str, Any]:
+        """Everything above as plain data, for the API and the command line."""
+        health = self.health()
+        return {
+            "name": self.name,
+            "type": self.config.source.type,
+            "display_name": self.config.source.display_name or self.name,
+            "health": health.state,
+            "problems": list(health.problems),
+            "collectors": [asdict(collector.status) for collector in self.list()],
+        }

@@ -1,0 +1,153 @@
+"""A collector fetches one kind of data for one App, on its own timers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tidewire import telemetry
+from tidewire.collect.http import Reply
+from tidewire.collect.schedule import Schedule
+from tidewire.collect.timer import Timer, TimerStatus
+from tidewire.errors import InputError, NotFound, TidewireError, nearest
+from tidewire.journal import Origin
+
+if TYPE_CHECKING:
+    from tidewire.collect.app import App
+
+_log = telemetry.log("collect")
+_errors = telemetry.counter("collect_errors", "Errors of collectors", ("source", "collector", "code"))
+_frames = telemetry.counter("collect_replies", "Replies kept", ("source", "collector"))
+
+
+@dataclass(frozen=True)
+class CollectorStatus:
+    """What a collector is doing; times are UTC nanoseconds, ``None`` for never."""
+
+    name: str
+    state: str
+    last_data_ns: int | None
+    errors: int
+    last_error: str
+    timers: tuple[TimerStatus, ...]
+
+
+class Collector:
+    """Base of all collectors: life cycle, timers, status, and the way of bytes into the journal.
+
+    A subclass adds timers (or subscriptions of its App's feed) in `initialize` and overrides `start` and `stop` when it
+    has more to do than to run timers.
+    """
+
+    def __init__(self, name: str, app: App) -> None:
+        self.name = name
+        self.app = app
+        self._timers: dict[str, Timer] = {}
+        self._running = False
+        self._errors = 0
+        self._last_error = ""
+        self.last_data_ns: int | None = None
+
+    async def initialize(self) -> None:
+        """Prepare; called once, before `start`."""
+
+    async def start(self) -> None:
+        """Begin to collect."""
+        self._running = True
+        for timer in self._timers.values():
+            timer.start()
+
+    async def stop(self) -> None:
+        """Stop timers; actions under way may finish within their grace time."""
+        self._running = False
+        for timer in self._timers.values():
+            await timer.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._running
+
+    @property
+    def status(self) -> CollectorStatus:
+        """What it is doing now."""
+        timers = tuple(timer.status for timer in self._timers.values())
+        state = "stopped" if not self._running else "failing" if self._last_error else "running"
+        return CollectorStatus(self.name, state, self.last_data_ns, self._errors, self._last_error, timers)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Counts for people; Prometheus has them by name."""
+        statuses = [timer.status for timer in self._timers.values()]
+        return {
+            "errors": self._errors,
+            "timer_runs": sum(status.runs for status in statuses),
+            "timer_errors": sum(status.errors for status in statuses),
+        }
+
+    # -- timers -----------------------------------------------------------------------------------------------
+
+    def add_timer(self, name: str, schedule: Schedule, action: Callable[[], Awaitable[None]], **options: Any) -> Timer:
+        """Run ``action`` on a schedule; ``options`` are those of `Timer`. Runs at once if the collector does."""
+        if name in self._timers:
+            raise InputError(f"collector {self.name!r} has a timer {name!r} already; remove it first.")
+        context = self.app.context
+        timer = Timer(name, schedule, action, context.clock, context.rng, on_error=self._timer_failed, **options)
+        self._timers[name] = timer
+        if self._running:
+            timer.start()
+        return timer
+
+    async def remove_timer(self, name: str) -> None:
+        """Stop a timer and forget it."""
+        timer = self.get_timer(name)
+        del self._timers[name]
+        await timer.stop()
+
+    def get_timer(self, name: str) -> Timer:
+        """A timer by name; `NotFound` with the nearest valid one."""
+        try:
+            return self._timers[name]
+        except KeyError:
+            valid = ", ".join(self._timers) or "none"
+            raise NotFound(f"No timer {name!r}.{nearest(name, self._timers)} Valid: {valid}.") from None
+
+    @property
+    def timers(self) -> Mapping[str, Timer]:
+        """All timers by name."""
+        return dict(self._timers)
+
+    def _timer_failed(self, timer: Timer, error: Exception) -> None:
+        self.report(error, f"timer {timer.name}")
+
+    # -- the way of bytes -------------------------------------------------------------------------------------
+
+    async def keep(self, reply: Reply, cursor: bytes = b"") -> int:
+        """Put a reply into the journal; returns its sequence once it is accepted.
+
+        Waits first while the journal is full: that is the back-pressure of everything that polls.
+        """
+        journal = self.app.context.journal
+        await journal.ready()
+        origin = Origin(self.app.name, self.name, f"GET {reply.url}")
+        sequence = journal.append(origin, reply.body, cursor=cursor, wall_ns=reply.received_ns)
+        await journal.accept(sequence)
+        self.heard(reply.received_ns)
+        _frames.labels(self.app.name, self.name).inc()
+        return sequence
+
+    def heard(self, wall_ns: int) -> None:
+        """Note that data came; what was wrong before is over."""
+        self.last_data_ns = wall_ns
+        self._last_error = ""
+
+    def report(self, error: Exception, what: str) -> None:
+        """Count an error, log it and publish ``collector.<app>.error``."""
+        self._errors += 1
+        self._last_error = f"{what}: {error}"
+        code = error.code if isinstance(error, TidewireError) else type(error).__name__
+        _errors.labels(self.app.name, self.name, code).inc()
+        _log.warning("collector error", source=self.app.name, collector=self.name, what=what, error=str(error))
+        facts = {"collector": self.name, "what": what, "code": code, "error": str(error)}
+        self.app.tell(f"collector.{self.app.name}.error", facts)

@@ -1,0 +1,96 @@
+"""What a source file says, and errors a stranger can act on when it says something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from tidewire.collect.schedule import parse_duration
+from tidewire.errors import ConfigError, InputError, nearest
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every configuration section: immutable, and unknown keys are refused."""
+
+
+class SourceInfo(Section, frozen=True):
+    """Which source this is."""
+
+    type: str
+    name: str
+    display_name: str = ""
+
+
+class RateLimit(Section, frozen=True):
+    """How much may be asked of the source."""
+
+    requests_per_second: float = 10.0
+    burst: int = 20
+
+
+class Api(Section, frozen=True):
+    """Where the source is and how it is reached. ``key`` and ``secret`` come from the environment, never from here."""
+
+    base_url: str = ""
+    ws_url: str = ""
+    key: str = ""
+    secret: str = ""
+    proxy: str = ""
+    rate_limit: RateLimit = RateLimit()
+
+
+class SourceConfig(Section, frozen=True):
+    """One source file."""
+
+    source: SourceInfo
+    api: Api = Api()
+    collectors: dict[str, dict[str, Any]] = {}
+
+
+def read(data: Mapping[str, Any], into: type[T], where: str) -> T:
+    """Convert plain data to a configuration section.
+
+    Raises:
+        ConfigError: naming the place, what was found, what is valid, and the nearest valid key.
+    """
+    _check_keys(data, into, where)
+    try:
+        return msgspec.convert(data, into, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        place = where + (path.rstrip("`") if path else "")
+        raise ConfigError(f"{place}: {what}.") from None
+
+
+def _check_keys(data: Any, section: Any, where: str) -> None:
+    """Refuse unknown keys, also in nested sections, before types are looked at."""
+    if not (isinstance(section, type) and issubclass(section, msgspec.Struct)):
+        return
+    if not isinstance(data, Mapping):
+        found = "nothing" if data is None else f"{data!r}"
+        raise ConfigError(f"{where}: expected keys and values ({', '.join(_names(section))}), found {found}.")
+    hints = get_type_hints(section)
+    for key, value in data.items():
+        if key not in hints:
+            valid = _names(section)
+            raise ConfigError(f"{where}.{key}: no such key.{nearest(str(key), valid)} Valid: {', '.join(valid)}.")
+        inner = hints[key]
+        for option in (inner, *get_args(inner)):
+            if value is not None:
+                _check_keys(value, option, f"{where}.{key}")
+
+
+def _names(section: type[msgspec.Struct]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(section)]
+
+
+def seconds(text: str | float, where: str) -> float:
+    """A duration such as ``5s``, ``500ms`` or ``1m`` in seconds; a bare number is seconds."""
+    try:
+        return float(text) if isinstance(text, (int, float)) else parse_duration(text)
+    except InputError as error:
+        raise ConfigError(f"{where}: {error}") from None

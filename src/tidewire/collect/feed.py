@@ -1,0 +1,111 @@
+"""A push feed: every message goes to the journal first, and every break leaves a mark there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tidewire import telemetry
+from tidewire.collect import control
+from tidewire.collect.ws import WsClient, WsConfig, WsState
+from tidewire.errors import JournalError
+from tidewire.journal import Kind, Origin
+
+if TYPE_CHECKING:
+    from tidewire.collect.app import Context
+
+_log = telemetry.log("collect")
+_frames = telemetry.counter("collect_frames", "Messages received from feeds", ("source",))
+_bytes = telemetry.counter("collect_frame_bytes", "Bytes received from feeds", ("source",))
+_paused = telemetry.counter("collect_feed_pauses", "Times a feed was paused because the journal was full", ("source",))
+
+
+class Feed:
+    """One WebSocket connection of a source, kept up and journaled.
+
+    ``subscribe(client)`` is called for each new connection and sends what brings the streams. ``carries`` lists the
+    streams that only this connection's breaks can show the gaps of (types without sequence or grid).
+    """
+
+    def __init__(
+        self,
+        source: str,
+        url: str,
+        context: Context,
+        config: WsConfig,
+        *,
+        subscribe: Callable[[WsClient], None],
+        carries: Sequence[control.Carried] = (),
+    ) -> None:
+        self._source = source
+        self._context = context
+        self._url = url
+        self._subscribe = subscribe
+        self._carries = tuple(carries)
+        self._origin = Origin(source, "stream", url)
+        self._lost_ns = context.down_since_ns
+        self._lost_because = "down"
+        self._resume: asyncio.Task[None] | None = None
+        self._count = _frames.labels(source)
+        self._volume = _bytes.labels(source)
+        upstream = context.upstream
+        config = replace(config, name=config.name or source, clock=upstream)
+        self.client = WsClient(url, self._take, self._turn, context.clock, context.rng, config)
+        self.last_error = ""
+
+    def start(self) -> None:
+        """Connect and stay connected."""
+        self.client.start()
+
+    async def stop(self) -> None:
+        """Close; no message is taken after this returned."""
+        await self.client.stop()
+        if self._resume is not None:
+            self._resume.cancel()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is up."""
+        return self.client.connected
+
+    @property
+    def last_frame_ns(self) -> int | None:
+        """When the last message came."""
+        return self.client.last_frame_ns
+
+    def _take(self, payload: bytes, wall_ns: int) -> None:
+        journal = self._context.journal
+        journal.append(self._origin, payload, wall_ns=wall_ns)
+        self._count.inc()
+        self._volume.inc(len(payload))
+        if journal.full and self._resume is None:
+            self._resume = asyncio.create_task(self._wait_for_room(), name=f"feed {self._source} waits")
+
+    async def _wait_for_room(self) -> None:
+        """Stop reading until the journal has room: the upstream feels it as TCP back-pressure."""
+        _paused.labels(self._source).inc()
+        self.client.pause()
+        try:
+            await self._context.journal.ready()
+        except JournalError as error:
+            self.last_error = str(error)
+            return
+        self._resume = None
+        self.client.resume()
+
+    def _turn(self, state: WsState) -> None:
+        if not state.connected:
+            self.last_error = state.reason
+            if self._lost_ns is None and state.connection:
+                self._lost_ns = self.client.last_frame_ns or state.since_ns
+                self._lost_because = "silence" if "silence" in state.reason else "disconnect"
+            return
+        self.last_error = ""
+        self._origin = Origin(self._source, "stream", f"{self._url}#{state.connection}")
+        if self._lost_ns is not None and self._carries:
+            act = control.Resumed(self._lost_ns, self._lost_because, self._lost_because, self._carries)
+            self._context.journal.append(self._origin, control.encode(act), kind=Kind.CONTROL, wall_ns=state.since_ns)
+        self._lost_ns = None
+        self._subscribe(self.client)

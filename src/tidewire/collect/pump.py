@@ -1,0 +1,80 @@
+"""The pump: reads accepted frames from the journal, assembles batches and publishes them.
+
+Three rules set its pace: a step begins when the previous one is done and ``parse_ms`` have passed or
+``parse_frames`` wait; a step takes at most ``step_frames``; streams without rows get a progress mark every ``mark_ms``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidewire import telemetry
+from tidewire.bus import Bus
+from tidewire.collect.assemble import Assembler
+from tidewire.journal import Frame, Journal
+from tidewire.records.batch import Batch, Stream
+from tidewire.records.clock import Clock
+from tidewire.records.event import data_event
+
+_lag = telemetry.gauge("pump_lag_frames", "Accepted frames that are not parsed yet")
+_seconds = telemetry.histogram("pump_step_seconds", "Time to parse one step and have its batches accepted")
+
+
+@dataclass(frozen=True)
+class PumpConfig:
+    """Times in milliseconds. `step_frames` bounds how long one step can hold up everything else."""
+
+    parse_ms: float = 10.0
+    parse_frames: int = 512
+    step_frames: int = 4_096
+    mark_ms: float = 200.0
+
+
+class Pump:
+    """Publishes ``data.<type>.collected`` for everything in the journal, in order."""
+
+    def __init__(
+        self, journal: Journal, assembler: Assembler, bus: Bus, clock: Clock, config: PumpConfig | None = None
+    ) -> None:
+        self._journal = journal
+        self._assembler = assembler
+        self._bus = bus
+        self._clock = clock
+        self._config = config or PumpConfig()
+        self._marked_ns = 0
+        self.position = 0
+
+    async def run(self, positions: Mapping[Stream, int]) -> None:
+        """Continue from the sink's positions until cancelled, or until the journal closes."""
+        self.position = self._assembler.start(positions)
+        last: Frame | None = None
+        while True:
+            accepted = self._journal.accepted
+            if accepted == self.position:
+                if last is not None:
+                    await self._publish(self._assembler.marks(last))
+                    last = None
+                accepted = await self._journal.wait(self.position)
+            if accepted - self.position < self._config.parse_frames:
+                await self._clock.sleep(self._config.parse_ms / 1e3)
+            frames = self._journal.read(self.position, frames=self._config.step_frames)
+            if frames:
+                await self._step(frames)
+                last = frames[-1]
+
+    async def _step(self, frames: list[Frame]) -> None:
+        began = self._clock.mono_ns()
+        batches = self._assembler.step(frames)
+        self.position = frames[-1].sequence
+        if began - self._marked_ns >= self._config.mark_ms * 1e6:
+            batches += self._assembler.marks(frames[-1])
+            self._marked_ns = began
+        await self._publish(batches)
+        _lag.set(self._journal.accepted - self.position)
+        _seconds.observe((self._clock.mono_ns() - began) / 1e9)
+
+    async def _publish(self, batches: list[Batch]) -> None:
+        now = self._clock.wall_ns()
+        for batch in batches:
+            await self._bus.publish(data_event("collected", batch, now))

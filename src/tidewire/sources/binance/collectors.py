@@ -1,0 +1,208 @@
+"""What is collected from Binance: one collector for each kind of data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from tidewire.collect import Carried, Collector, Cron, Every, Section
+from tidewire.collect.config import seconds
+from tidewire.errors import ConfigError, nearest
+from tidewire.records.market import INTERVALS
+
+if TYPE_CHECKING:
+    from tidewire.sources.binance.app import BinanceApp
+
+ALL_TICKERS_WEIGHT = 80
+KLINES_WEIGHT = 2
+EXCHANGE_INFO_WEIGHT = 20
+
+
+class BinanceCollector(Collector):
+    """Base: knows its configuration, its symbols, and what it wants of the feed."""
+
+    Config: ClassVar[type[Section]]
+    kind: ClassVar[str] = ""
+
+    def __init__(self, name: str, app: BinanceApp, config: Section) -> None:
+        super().__init__(name, app)
+        self.binance = app
+        self.config = config
+
+    def streams(self) -> Sequence[str]:
+        """Stream names this collector wants on the App's feed."""
+        return ()
+
+    def carried(self) -> Sequence[Carried]:
+        """Streams whose breaks only the connection can show."""
+        return ()
+
+    def symbols(self) -> Sequence[str]:
+        """Configured symbols in any spelling."""
+        return ()
+
+    def native(self) -> list[str]:
+        """Configured symbols as Binance spells them."""
+        return [self.binance.native(spelling) for spelling in self.symbols()]
+
+
+class InstrumentCollector(BinanceCollector):
+    """The list of instruments: at start, and daily."""
+
+    class Config(Section, frozen=True):
+        """``refresh`` is a cron expression, UTC."""
+
+        enabled: bool = True
+        refresh: str = "5 0 * * *"
+
+    kind = "instrument"
+
+    async def initialize(self) -> None:
+        """Load the list: everything else needs it."""
+        await self.fetch()
+        assert isinstance(self.config, InstrumentCollector.Config)
+        self.add_timer("refresh", Cron(self.config.refresh), self.fetch)
+
+    async def fetch(self) -> None:
+        """One exchangeInfo."""
+        reply = await self.binance.ask("exchangeInfo", weight=EXCHANGE_INFO_WEIGHT)
+        await self.keep(reply)
+        self.binance.learn(reply.body)
+
+
+class TradeCollector(BinanceCollector):
+    """Trades, as they happen."""
+
+    class Config(Section, frozen=True):
+        """``symbols`` in any spelling."""
+
+        symbols: list[str]
+        enabled: bool = True
+
+    kind = "trade"
+
+    def symbols(self) -> Sequence[str]:
+        assert isinstance(self.config, TradeCollector.Config)
+        return self.config.symbols
+
+    def streams(self) -> Sequence[str]:
+        return [f"{symbol.lower()}@trade" for symbol in self.native()]
+
+
+class QuoteCollector(BinanceCollector):
+    """Best bid and ask, at every change."""
+
+    class Config(Section, frozen=True):
+        """``symbols`` in any spelling."""
+
+        symbols: list[str]
+        enabled: bool = True
+
+    kind = "quote"
+
+    def symbols(self) -> Sequence[str]:
+        assert isinstance(self.config, QuoteCollector.Config)
+        return self.config.symbols
+
+    def streams(self) -> Sequence[str]:
+        return [f"{symbol.lower()}@bookTicker" for symbol in self.native()]
+
+    def carried(self) -> Sequence[Carried]:
+        return [Carried("quote", self.binance.instrument(symbol)) for symbol in self.native()]
+
+
+class KlineCollector(BinanceCollector):
+    """Bars: the latest ``history`` of each at start, then as they form and close."""
+
+    class Config(Section, frozen=True):
+        """``symbols`` in any spelling; ``history`` is a number of bars, 0 to 1000."""
+
+        symbols: list[str]
+        intervals: list[str]
+        enabled: bool = True
+        history: int = 200
+
+        def __post_init__(self) -> None:
+            for interval in self.intervals:
+                if interval not in INTERVALS:
+                    raise ConfigError(f"interval {interval!r}.{nearest(interval, INTERVALS)} Valid: {list(INTERVALS)}.")
+            if not 0 <= self.history <= 1_000:
+                raise ConfigError(f"history {self.history}: write 0 to 1000 bars.")
+
+    kind = "kline"
+    _loading: asyncio.Task[None] | None = None
+
+    def symbols(self) -> Sequence[str]:
+        assert isinstance(self.config, KlineCollector.Config)
+        return self.config.symbols
+
+    def streams(self) -> Sequence[str]:
+        assert isinstance(self.config, KlineCollector.Config)
+        return [f"{symbol.lower()}@kline_{each}" for symbol in self.native() for each in self.config.intervals]
+
+    async def start(self) -> None:
+        """Load history beside the live feed; the overlap is deduplicated."""
+        await super().start()
+        self._loading = asyncio.create_task(self._history(), name="binance kline history")
+
+    async def stop(self) -> None:
+        """Give up what is still loading."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait((self._loading,))
+        await super().stop()
+
+    async def _history(self) -> None:
+        assert isinstance(self.config, KlineCollector.Config)
+        if not self.config.history:
+            return
+        for symbol in self.native():
+            for interval in self.config.intervals:
+                try:
+                    params = {"symbol": symbol, "interval": interval, "limit": str(self.config.history)}
+                    await self.keep(await self.binance.ask("klines", params, weight=KLINES_WEIGHT))
+                except Exception as error:
+                    self.report(error, f"history of {symbol} {interval}")
+
+
+class TickerCollector(BinanceCollector):
+    """24-hour statistics, asked for at an interval; of all symbols when none are named."""
+
+    class Config(Section, frozen=True):
+        """``symbols`` in any spelling, all when empty; ``update_interval`` such as ``5s``."""
+
+        enabled: bool = True
+        symbols: tuple[str, ...] = ()
+        update_interval: str = "5s"
+
+    kind = "ticker"
+
+    def symbols(self) -> Sequence[str]:
+        assert isinstance(self.config, TickerCollector.Config)
+        return self.config.symbols
+
+    async def initialize(self) -> None:
+        """Set the timer."""
+        assert isinstance(self.config, TickerCollector.Config)
+        every = seconds(self.config.update_interval, "collectors.ticker.update_interval")
+        self.add_timer("update", Every(every), self.fetch, jitter=0.1, run_at_start=True)
+
+    async def fetch(self) -> None:
+        """One ticker/24hr."""
+        native = self.native()
+        params = {"symbols": msgspec.json.encode(native).decode()} if native else {}
+        count = len(native)
+        weight = 2 if 0 < count <= 20 else 40 if 0 < count <= 100 else ALL_TICKERS_WEIGHT
+        await self.keep(await self.binance.ask("ticker/24hr", params, weight=weight))
+
+
+COLLECTORS: dict[str, type[BinanceCollector]] = {
+    "instrument": InstrumentCollector,
+    "trade": TradeCollector,
+    "quote": QuoteCollector,
+    "ticker": TickerCollector,
+    "kline": KlineCollector,
+}

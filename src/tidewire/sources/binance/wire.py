@@ -1,0 +1,151 @@
+"""Binance's messages, typed as they are on the wire: numbers that matter are text, times are milliseconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Wire(msgspec.Struct, gc=False):
+    """Base of all stream messages; unknown fields are left alone, Binance adds some every year."""
+
+
+class Reply(Wire, rename="camel"):
+    """Base of what REST answers."""
+
+
+class TradeData(Wire):
+    """``<symbol>@trade``."""
+
+    s: str
+    t: int
+    p: str
+    q: str
+    T: int
+    m: bool
+
+
+class QuoteData(Wire):
+    """``<symbol>@bookTicker``; carries no time."""
+
+    u: int
+    s: str
+    b: str
+    B: str
+    a: str
+    A: str
+
+
+class Bar(Wire):
+    """The bar inside a kline message."""
+
+    t: int
+    T: int
+    s: str
+    i: str
+    o: str
+    c: str
+    h: str
+    l: str
+    v: str
+    n: int
+    x: bool
+    q: str
+    V: str
+    Q: str
+
+
+class KlineData(Wire):
+    """``<symbol>@kline_<interval>``."""
+
+    E: int
+    k: Bar
+
+
+class TickerData(Wire):
+    """``<symbol>@ticker``: 24 h statistics."""
+
+    E: int
+    s: str
+    P: str
+    c: str
+    o: str
+    h: str
+    l: str
+    v: str
+    q: str
+    n: int
+    b: str
+    a: str
+
+
+class TradeMessage(Wire):
+    """A trade on a combined stream."""
+
+    data: TradeData
+
+
+class QuoteMessage(Wire):
+    """A best bid and ask on a combined stream."""
+
+    data: QuoteData
+
+
+class KlineMessage(Wire):
+    """A bar on a combined stream."""
+
+    data: KlineData
+
+
+class TickerMessage(Wire):
+    """A ticker on a combined stream."""
+
+    data: TickerData
+
+
+class Ticker24h(Reply):
+    """One entry of ``/api/v3/ticker/24hr``."""
+
+    symbol: str
+    last_price: str
+    open_price: str
+    high_price: str
+    low_price: str
+    volume: str
+    quote_volume: str
+    price_change_percent: str
+    close_time: int
+    count: int
+    bid_price: str
+    ask_price: str
+
+
+class Filter(Reply):
+    """A trading rule of a symbol; which fields it has depends on its type."""
+
+    filter_type: str
+    tick_size: str | None = None
+    step_size: str | None = None
+
+
+class SymbolInfo(Reply):
+    """One symbol of ``/api/v3/exchangeInfo``."""
+
+    symbol: str
+    status: str
+    base_asset: str
+    quote_asset: str
+    filters: list[Filter] = []
+
+    def rule(self, name: str) -> Filter | None:
+        """A filter by type; their order means nothing."""
+        return next((found for found in self.filters if found.filter_type == name), None)
+
+
+class ExchangeInfo(Reply):
+    """``/api/v3/exchangeInfo``."""
+
+    symbols: list[SymbolInfo]
+
+
+KlineRow = tuple[int, str, str, str, str, str, int, str, int, str, str, str]
+"""``/api/v3/klines``: open time, o, h, l, c, volume, close time, amount, trades, taker base, taker quote, unused."""
