@@ -69,9 +69,7 @@ class AmbiguousInstrument(InstrumentError):
     def __init__(self, spelling: str, candidates: Iterable[str]) -> None:
         self.spelling = spelling
         self.candidates = tuple(sorted(candidates))
-        super().__init__(
-            f"{spelling!r} could mean any of {', '.join(self.candidates)}; write one of these."
-        )
+        super().__init__(f"{spelling!r} could mean any of {', '.join(self.candidates)}; write one of these.")
 
 
 class QueryError(InputError):

@@ -24,7 +24,7 @@ REGISTRY = CollectorRegistry(auto_describe=True)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 # Values of these keys never reach a log line, whoever logs them.
-_SECRET = re.compile(r"(secret|token|password|passwd|signature|api_?key|^key$|authorization|cookie)", re.I)
+_SECRET = re.compile(r"(secret|token|password|passwd|signature|api_?key|^key$|authorization|cookie)", re.IGNORECASE)
 _SECRET_QUERY = re.compile(r"(?i)\b((?:api_?key|signature|token|secret|access_token)=)[^&\s\"']+")
 
 
@@ -58,7 +58,7 @@ def exposition() -> bytes:
     return generate_latest(REGISTRY)
 
 
-def value(name: str, **labels: str) -> float:
+def value(name: str, /, **labels: str) -> float:
     """What a metric shows now, by its full sample name; 0 when nothing was counted yet."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
 

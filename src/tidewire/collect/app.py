@@ -74,10 +74,13 @@ class App(ABC):
         self.context = context
         self._state = _State()
 
-    @property
+    @classmethod
     @abstractmethod
-    def parser(self) -> Parser:
-        """Turns this source's frames into rows; used live and in replay, so it must not need the App to run."""
+    def make_parser(cls, config: SourceConfig, instruments: InstrumentBook) -> Parser:
+        """What turns this source's frames into rows, live and in replay; it must not need the App to run.
+
+        ``instruments`` holds what earlier runs stored; everything newer comes as frames.
+        """
 
     @classmethod
     @abstractmethod
@@ -88,6 +91,12 @@ class App(ABC):
         """Prepare collectors; an App registers its own before calling this."""
         for collector in self.list():
             await collector.initialize()
+
+    async def forget(self) -> None:
+        """Drop all collectors, so that `initialize` can be tried again after it failed."""
+        for collector in self.list():
+            await collector.stop()
+        self._state.collectors.clear()
 
     async def start(self) -> None:
         """Start every collector; one that fails to start is reported and the rest run."""

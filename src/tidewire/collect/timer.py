@@ -244,17 +244,14 @@ class Timer:
         self._closed = False
 
     async def _by_wall(self) -> None:
-        after_ns = self._clock.wall_ns()
         while True:
-            due_ns = self._next_inside(after_ns)
-            run_ns = due_ns + round(self._rng.uniform(0.0, self._jitter) * SECOND_NS) if due_ns is not None else None
+            run_ns = due_ns = self._next_inside(self._clock.wall_ns())
+            if due_ns is not None and self._jitter:
+                run_ns = due_ns + round(self._rng.uniform(0.0, self._jitter) * SECOND_NS)
             if await self._wait_wall(run_ns):
                 self._closed = False
                 if self._window is None or self._window.contains(self._clock.wall_ns()):
                     self._fire()
-                after_ns = max(due_ns or 0, self._clock.wall_ns())
-            else:
-                after_ns = self._clock.wall_ns()
 
     def _next_inside(self, after_ns: int) -> int | None:
         """The next due time inside the window; ``None`` when there is none to be seen."""

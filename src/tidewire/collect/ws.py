@@ -150,16 +150,22 @@ class WsClient:
         task, self._task = self._task, None
         if task is None:
             return
-        link = self._link
-        if link is not None:
-            link.end("stopped", "stopped", WSCloseCode.OK)
-            try:
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                    await link.closed.wait()
-            except TimeoutError:
-                _log.warning("websocket did not close in time", source=self._name)
+        await self._say_goodbye()
         task.cancel()
         await asyncio.wait((task,))
+        # A handshake may have ended in the very moment of the cancellation.
+        await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        link.end("stopped", "stopped", WSCloseCode.OK)
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await link.closed.wait()
+        except TimeoutError:
+            _log.warning("websocket did not close in time", source=self._name)
 
     def send_text(self, text: str) -> None:
         """Queue a text message; sent in order, at most ``messages_per_second``.
@@ -191,12 +197,10 @@ class WsClient:
         while True:
             stable = await self._connection()
             failures = 0 if stable else failures + 1
-            wait_s = self._rng.uniform(0.0, self._backoff_s_max(failures))
+            grown_s = self._config.backoff_s * 2.0 ** min(failures, 30)
+            wait_s = self._rng.uniform(0.0, min(self._config.backoff_s_max, grown_s))
             _log.info("websocket reconnects", source=self._name, wait_s=wait_s, failures=failures)
             await self._clock.sleep(wait_s)
-
-    def _backoff_s_max(self, failures: int) -> float:
-        return min(self._config.backoff_s_max, self._config.backoff_s * 2.0 ** min(failures, 30))
 
     async def _connection(self) -> bool:
         """One connection from its opening to its end; whether it was a good one."""
@@ -243,9 +247,8 @@ class WsClient:
             )
 
     def _failed(self, error: Exception) -> None:
-        what = "time-out" if isinstance(error, TimeoutError) else told(error)
         _ends.labels(self._name, "refused").inc()
-        self.tell(False, f"connect failed: {what}")
+        self.tell(False, f"connect failed: {'time-out' if isinstance(error, TimeoutError) else told(error)}")
 
     # What follows is called by the link.
 
@@ -307,6 +310,7 @@ class _Link(WSListener):
         self._queue: deque[bytes] = deque()
         self._queued = asyncio.Event()
         self._next_send_ns = 0
+        self._spacing_ns = round(_SECOND_NS / config.messages_per_second)
         self._opened_ns = 0
         self.opened = False
         self._data_ns = 0
@@ -389,10 +393,6 @@ class _Link(WSListener):
                 self._config.clock.tell(_TOLD.unpack(payload)[1])
         else:
             self._pinged_ns = None
-
-    @property
-    def _spacing_ns(self) -> int:
-        return round(_SECOND_NS / self._config.messages_per_second)
 
     def end(self, cause: str, reason: str, code: WSCloseCode) -> None:
         """Close now; the first reason given is the one told."""

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tidewire.errors import JournalCorrupt
 from tidewire.journal.frame import Frame
@@ -22,6 +23,13 @@ from tidewire.journal.segment import (
 
 BLOCK_BYTES = 128 * 1024
 _INDEXED_SEGMENTS = 64
+
+
+class Place(NamedTuple):
+    """How far writing has come: the segment that begins with ``first`` is in use up to byte ``end``."""
+
+    first: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +141,14 @@ class Catalog:
         """The journal goes on in another segment."""
         self.files.append(file)
 
-    def infos(self, last: int, end: int | None = None) -> list[SegmentInfo]:
-        """The segments up to sequence ``last``; ``end`` is how much of the newest is in use, in bytes."""
-        files = [file for file in self.files if file.first <= last + 1]
+    def infos(self, last: int, newest: Place) -> list[SegmentInfo]:
+        """The segments up to the newest in use; ``last`` is the last sequence that counts."""
+        files = [file for file in self.files if file.first <= newest.first]
         infos: list[SegmentInfo] = []
         for place, file in enumerate(files):
-            newest = place == len(files) - 1
-            size = end if newest and end is not None else file.path.stat().st_size
-            upto = last if newest else files[place + 1].first - 1
+            ended = place < len(files) - 1
+            size = file.path.stat().st_size if ended else newest.end
+            upto = files[place + 1].first - 1 if ended else last
             infos.append(SegmentInfo(file.path, file.first, upto, size, file.header.created_ns))
         return infos
 
@@ -182,13 +190,15 @@ class Catalog:
         if last < file.first or last <= limits.after:
             return
         self._remember(file)
+        good, where, why = file.first - 1, HEADER_BYTES, "nothing more is written"
         for offset, done in blocks(file, self._decoder, limits._replace(upto=last)):
             if done.frames:
                 yield done.frames
             if done.stop is Stop.LIMIT:
                 return
+            good, where, why = done.last, offset + done.used, done.why
         raise JournalCorrupt(
-            f"{file.path} at byte {offset + done.used}: frame {done.last + 1} of {last} cannot be read: {done.why}. "
+            f"{file.path} at byte {where}: frame {good + 1} of {last} cannot be read: {why}. "
             "Restore the segment from a copy; `tidewire journal verify` lists all that is damaged."
         )
 

@@ -100,7 +100,9 @@ class Header:
             )
         _, version, _, _, raw, epoch, first, created = _HEADER.unpack_from(data)
         if version != VERSION:
-            raise JournalCorrupt(f"{path} is of format version {version}; this program reads {VERSION}. Use a later one.")
+            raise JournalCorrupt(
+                f"{path} is of format version {version}; this program reads {VERSION}. Use a later one."
+            )
         (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
         if checksum != xxh3_64_intdigest(data[: _HEADER.size]):
             raise JournalCorrupt(f"{path}: the header fails its checksum. Restore the segment from a copy.")
@@ -150,9 +152,7 @@ class Encoder:
             last = index == len(chunks) - 1
             cursor = frame.cursor if last else b""
             flags = 0 if last else MORE
-            head = _STAMP.pack(
-                frame.sequence, frame.wall_ns, frame.mono_ns, frame.kind, flags, index, len(cursor)
-            )
+            head = _STAMP.pack(frame.sequence, frame.wall_ns, frame.mono_ns, frame.kind, flags, index, len(cursor))
             body = b"".join((head, prefix, cursor, frame.payload[start : start + step]))
             out.append(_LEAD.pack(len(body) + 12, xxh3_64_intdigest(body)))
             out.append(body)

@@ -39,6 +39,17 @@ class Processor:
         """What is remembered of a type's series; seed it from the store after a restart."""
         return self._series.setdefault(kind.name, SeriesWatch(kind))
 
+    def warm(self, batch: Batch, position: int) -> None:
+        """Look at frames up to ``position`` that were processed before a restart, without an outcome."""
+        kind = batch.type
+        known = batch.rows["frame"] <= position
+        rows = batch.rows.filter(known)
+        if rows.is_empty():
+            return
+        if kind.instant and batch.connections is not None:
+            self.skew.future(kind.name, rows, batch.connections.filter(known))
+        self.watch(kind).remember(rows if kind.final is None else rows.filter(pl.col(kind.final)))
+
     def process(self, batch: Batch) -> Batch:
         """The processed batch: good rows, forming rows, rejected rows, gaps and fates of the same frames."""
         fates = Counter(batch.fates)

@@ -99,7 +99,7 @@ class SeriesWatch:
             else:
                 mark.order, mark.event_us = group.last, group.event_us
         if not again:
-            self._remember(rows)
+            self.remember(rows)
             return Sorted(rows, None, holes)
         return self._sort_slowly(rows, again, holes)
 
@@ -183,7 +183,7 @@ class SeriesWatch:
         kept = rows.filter(~repeated)
         for series in again:
             holes += self._holes_of(series, self._rows_of(kept, series))
-        self._remember(kept)
+        self.remember(kept)
         return Sorted(kept, rows.filter(repeated) if repeated.any() else None, holes)
 
     def _without_order(self, rows: pl.DataFrame) -> Sorted:
@@ -191,7 +191,7 @@ class SeriesWatch:
             return Sorted(rows, None, [])
         repeated = self._repeats(rows, pl.repeat(value=True, n=rows.height, eager=True))
         kept = rows.filter(~repeated)
-        self._remember(kept)
+        self.remember(kept)
         return Sorted(kept, rows.filter(repeated) if repeated.any() else None, [])
 
     def _repeats(self, rows: pl.DataFrame, suspect: pl.Series) -> pl.Series:
@@ -210,7 +210,8 @@ class SeriesWatch:
         same = both.select((said.eq_missing(before) & ~first).alias("same")).to_series().tail(rows.height)
         return same & suspect
 
-    def _remember(self, rows: pl.DataFrame) -> None:
+    def remember(self, rows: pl.DataFrame) -> None:
+        """Keep rows for comparing repeats with; the oldest are forgotten."""
         if rows.is_empty():
             return
         self._history.append(rows)
@@ -280,3 +281,17 @@ def describe(kind: RecordType, hole: Hole) -> Mapping[str, Any]:
         "frame": hole.shown[0],
         "ordinal": hole.shown[1],
     }
+
+
+def hole_of(kind: RecordType, gap: Mapping[str, Any]) -> Hole | None:
+    """The hole an open `Gap` row tells of; ``None`` for gaps that no sequence or grid can close."""
+    if gap["cause"] not in {"sequence", "grid"}:
+        return None
+    named = {"source": gap["source"], "instrument": gap["instrument"], "interval": gap["series"]}
+    series = tuple(named.get(name) for name in kind.series)
+    after, before = _whole(gap["event_time"]), _whole(gap["until_time"])
+    shown = (gap["frame"], gap["ordinal"], _whole(gap["ingested_at"]))
+    if gap["first_sequence"] is not None:
+        return Hole(series, gap["first_sequence"], gap["last_sequence"], after, before, shown)
+    step = INTERVALS.get(gap["series"] or "", 0) * 1_000_000
+    return Hole(series, after, before - step, after, before, shown)

@@ -26,6 +26,7 @@ from tidewire.collect.budget import Budgets
 from tidewire.collect.config import read
 from tidewire.errors import ConfigError, InstrumentError, nearest
 from tidewire.records.clock import utc
+from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import wire
 from tidewire.sources.binance.collectors import COLLECTORS, BinanceCollector
 from tidewire.sources.binance.parse import VENUE, BinanceParser, names_of
@@ -47,7 +48,6 @@ class BinanceApp(App):
     def __init__(self, config: SourceConfig, context: Context) -> None:
         super().__init__(config, context)
         self._names: dict[str, str] = {}
-        self._parser = BinanceParser(_known(context))
         self._base = (config.api.base_url or REST_URL).rstrip("/")
         limit = config.api.rate_limit
         limits = Limits(limit.requests_per_second, limit.burst, WEIGHT_PER_MINUTE)
@@ -56,10 +56,10 @@ class BinanceApp(App):
         self._http = HttpClient(context.clock, context.rng, http, Budgets(context.clock, limits))
         self._feed: Feed | None = None
 
-    @property
-    def parser(self) -> BinanceParser:
-        """Knows the instruments stored by earlier runs; later lists come as frames."""
-        return self._parser
+    @classmethod
+    def make_parser(cls, config: SourceConfig, instruments: InstrumentBook) -> BinanceParser:
+        """A parser that knows the instruments of earlier runs."""
+        return BinanceParser(instruments.natives(VENUE))
 
     @classmethod
     def check(cls, config: SourceConfig) -> None:
@@ -155,11 +155,6 @@ class BinanceApp(App):
 
     def _mine(self) -> list[BinanceCollector]:
         return [collector for collector in self.list() if isinstance(collector, BinanceCollector)]
-
-
-def _known(context: Context) -> dict[str, str]:
-    """Instruments of earlier runs, by Binance's spelling."""
-    return context.instruments.natives(VENUE)
 
 
 def _sections(config: SourceConfig) -> dict[str, Section]:

@@ -1,0 +1,5 @@
+"""``python -m tidewire``."""
+
+from tidewire.runtime.cli import main
+
+main()

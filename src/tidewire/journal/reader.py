@@ -1,0 +1,88 @@
+"""Reading a journal directory without owning it: for listing, verifying and replay. Never writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidewire.errors import JournalCorrupt, NotFound
+from tidewire.journal.catalog import Catalog, Place, SegmentFile, SegmentInfo, open_segments
+from tidewire.journal.config import MIB
+from tidewire.journal.frame import Frame
+from tidewire.journal.recovery import inspect
+from tidewire.journal.segment import SUFFIX, Limits, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a journal: ``torn`` (an unfinished end, cut when it is next opened), ``corrupt`` or ``missing``."""
+
+    level: str
+    path: Path
+    offset: int
+    what: str
+
+
+class JournalReader:
+    """The frames of a directory as they are now; a torn tail is left out.
+
+    `NotFound` if there is no journal, `JournalCorrupt` if its files do not fit together.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        files = open_segments(directory) if directory.is_dir() else []
+        if not files:
+            raise NotFound(
+                f"There is no journal in {directory}: a journal is a directory with files named like "
+                f"{1:020d}{SUFFIX}. Name the directory that the process writes to."
+            )
+        self.uuid = files[0].header.uuid
+        tail = inspect(files[-1])
+        self.accepted = tail.last
+        """The last sequence that is there."""
+        self._place = Place(files[-1].first, tail.end)
+        self._catalog = Catalog(files)
+
+    def read(self, after: int, *, frames: int = 4096, bytes_: int = 8 * MIB) -> list[Frame]:
+        """Frames after ``after``, in order: at most ``frames``, stopping behind the one that reaches ``bytes_``."""
+        return self._catalog.read(Limits(after, self.accepted, frames, bytes_))
+
+    def scan(
+        self,
+        *,
+        after: int = 0,
+        source: str | None = None,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+    ) -> Iterator[Frame]:
+        """Frames in order: after a sequence, of a source, with wall time in ``[start_ns, end_ns)``."""
+        return self._catalog.scan(Limits(after, self.accepted), source, start_ns, end_ns)
+
+    def segments(self) -> list[SegmentInfo]:
+        """The segments, oldest first."""
+        return self._catalog.infos(self.accepted, self._place)
+
+    def verify(self) -> list[Finding]:
+        """Check every byte of every frame; an empty list means that all is whole."""
+        findings: list[Finding] = []
+        try:
+            files = open_segments(self.directory)
+        except JournalCorrupt as error:
+            return [Finding("corrupt", self.directory, 0, str(error))]
+        for place, file in enumerate(files):
+            follower = files[place + 1] if place + 1 < len(files) else None
+            findings.extend(_check(file, follower))
+        return findings
+
+
+def _check(file: SegmentFile, follower: SegmentFile | None) -> Iterator[Finding]:
+    tail = inspect(file)
+    if tail.stop is Stop.ODD:
+        yield Finding("corrupt", file.path, tail.end, tail.why)
+    elif tail.stop is Stop.BAD:
+        yield Finding("corrupt" if follower else "torn", file.path, tail.end, tail.why)
+    elif follower and tail.last != follower.first - 1:
+        what = f"frames {tail.last + 1} to {follower.first - 1} are missing"
+        yield Finding("missing", file.path, tail.end, what)

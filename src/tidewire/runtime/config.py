@@ -1,0 +1,200 @@
+"""Reading configuration: YAML without guesses, ``${VAR:-default}`` from the environment, errors with file and key."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from tidewire.collect import PumpConfig, Section, SourceConfig
+from tidewire.collect.config import read
+from tidewire.errors import ConfigError
+from tidewire.journal import Durability, JournalConfig
+
+DEFAULT_FILE = "tidewire.yaml"
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: ``no`` and ``1:30`` and ``2024-01-01`` and ``000001`` stay text."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("null", r"null|~|", ["n", "~", ""]),
+    ("int", r"0|-?[1-9][0-9]*", "-0123456789"),
+    ("float", r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][-+]?[0-9]+)?", "-0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+class Listen(Section, frozen=True):
+    """Where the API is served. Only loopback until keys and TLS exist."""
+
+    host: str = "127.0.0.1"
+    port: int = 8700
+
+
+class Log(Section, frozen=True):
+    """How to log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    form: Literal["console", "json"] = "console"
+
+
+class JournalSection(Section, frozen=True):
+    """The write-ahead log. ``durability`` by source: disk (default), os or none."""
+
+    commit_ms: float = 5.0
+    commit_bytes: int = 1 << 20
+    segment_bytes: int = 64 << 20
+    durability: Mapping[str, Literal["disk", "os", "none"]] = {}
+
+
+class PipeSection(Section, frozen=True):
+    """The pace of the pipe: see the three clocks in ARCHITECTURE.md."""
+
+    parse_ms: float = 10.0
+    parse_frames: int = 512
+    store_ms: float = 100.0
+    store_rows: int = 5_000
+    lanes: int = 1
+
+
+class StoreSection(Section, frozen=True):
+    """Where rows go. ``type`` names an installed store; ``path`` is relative to the data directory."""
+
+    type: str = "duckdb"
+    path: str = "tidewire.duckdb"
+    memory_limit: str = "2GB"
+    threads: int = 2
+    readers: int = 4
+    statement_timeout: str = "30s"
+
+
+class Config(Section, frozen=True):
+    """One platform. ``sources`` are source files (relative to this file) or their content."""
+
+    data_dir: str = "tidewire-data"
+    listen: Listen = Listen()
+    log: Log = Log()
+    clock: Literal["system", "upstream"] = "system"
+    journal: JournalSection = JournalSection()
+    pipe: PipeSection = PipeSection()
+    store: StoreSection = StoreSection()
+    plugins: str = "plugins"
+    sources: list[Any] = []
+
+    def journal_config(self) -> JournalConfig:
+        """The journal's own configuration."""
+        section = self.journal
+        durability = {name: Durability(level) for name, level in section.durability.items()}
+        return JournalConfig(
+            segment_bytes=section.segment_bytes,
+            commit_ms=section.commit_ms,
+            commit_bytes=section.commit_bytes,
+            durability=durability,
+        )
+
+    def pump_config(self) -> PumpConfig:
+        """The pump's own configuration."""
+        return PumpConfig(parse_ms=self.pipe.parse_ms, parse_frames=self.pipe.parse_frames)
+
+
+class Loaded:
+    """A configuration with its sources, and where it came from."""
+
+    def __init__(self, config: Config, sources: list[SourceConfig], base: Path, origin: str) -> None:
+        self.config = config
+        self.sources = sources
+        self.base = base
+        self.origin = origin
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory, absolute."""
+        return (self.base / self.config.data_dir).absolute()
+
+    @property
+    def plugins(self) -> Path:
+        """The plugin directory, absolute; need not exist."""
+        return (self.base / self.config.plugins).absolute()
+
+
+def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Read a platform file, or a single source file, or (without a path) ``tidewire.yaml`` of this directory.
+
+    Raises:
+        ConfigError: with file, key, what was found, what is valid and what to do.
+    """
+    environ = os.environ if environ is None else environ
+    path = path or Path(DEFAULT_FILE)
+    data = _mapping(path, environ)
+    if "source" in data:
+        return Loaded(Config(), [_source(data, str(path))], path.parent, str(path))
+    config = read(data, Config, str(path))
+    sources = [_listed(entry, path, place, environ) for place, entry in enumerate(config.sources)]
+    names = [source.source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: sources: {name!r} is listed {names.count(name)} times; list it once.")
+    return Loaded(config, sources, path.parent, str(path))
+
+
+def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> SourceConfig:
+    if isinstance(entry, str):
+        file = path.parent / entry
+        return _source(_mapping(file, environ), str(file))
+    return _source(entry, f"{path}: sources[{place}]")
+
+
+def _source(data: Any, where: str) -> SourceConfig:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: expected a source (source:, api:, collectors:), found {data!r}.")
+    return read(cast("Mapping[str, Any]", data), SourceConfig, where)
+
+
+def _mapping(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file. Give the path of a configuration, or begin with `tidewire demo`; "
+            "docs/configuration.md shows one to copy."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}.") from None
+    try:
+        data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader with fewer guesses
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}.")
+    return cast("dict[str, Any]", _expand(data, str(path), environ))
+
+
+def _expand(value: Any, where: str, environ: Mapping[str, str]) -> Any:
+    """Replace ``${VAR}`` and ``${VAR:-default}`` in every text."""
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {str(key): _expand(inner, f"{where}: {key}", environ) for key, inner in items}
+    if isinstance(value, list):
+        return [_expand(inner, where, environ) for inner in cast("list[Any]", value)]
+    if not isinstance(value, str):
+        return value
+
+    def one(match: re.Match[str]) -> str:
+        found = environ.get(match["name"], match["default"])
+        if found is None:
+            raise ConfigError(
+                f"{where}: the environment has no {match['name']}. Set it, or write ${{{match['name']}:-}} if it "
+                "may be empty."
+            )
+        return found
+
+    return _VARIABLE.sub(one, value)

@@ -1,0 +1,205 @@
+"""The pipe: pump → process → store, in one process or several, restarted from the store's positions when it breaks.
+
+There is one way to begin, after a clean stop, a crash or a failure inside: read the sink's positions, seed what the
+processor remembers from what is stored, and continue the journal from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tidewire import telemetry
+from tidewire.bus import Bus, Consumer, Hole
+from tidewire.collect import Assembler, Parser, Pump, PumpConfig
+from tidewire.errors import JournalError, PositionMismatch, TidewireError
+from tidewire.journal import Journal
+from tidewire.process.processor import Processor, ProcessStage
+from tidewire.process.series import hole_of
+from tidewire.process.skew import WINDOW_FRAMES
+from tidewire.records.batch import Stream
+from tidewire.records.clock import Clock
+from tidewire.records.event import Event, data_event
+from tidewire.records.ops import Gap
+from tidewire.records.record import types
+from tidewire.store.protocol import Query, Store
+
+RESTART_S = 1.0
+RESTART_S_MAX = 30.0
+
+_log = telemetry.log("runtime")
+_restarts = telemetry.counter("pipe_restarts", "Times the pipe began again after a failure")
+_in_flight = telemetry.gauge("pipe_in_flight_frames", "Accepted frames that are not stored yet")
+_heartbeat = telemetry.gauge("stage_heartbeat_timestamp_seconds", "When a stage last finished something", ("stage",))
+
+
+class _Broken(TidewireError):
+    """A stream did not continue: begin again from the store's positions."""
+
+    code = "pipe_broken"
+
+
+@dataclass(frozen=True)
+class PipeConfig:
+    """Stored after ``store_ms`` or ``store_rows``, whichever comes first."""
+
+    pump: PumpConfig = field(default_factory=PumpConfig)
+    lanes: int = 1
+    store_ms: float = 100.0
+    store_rows: int = 5_000
+    queue: int = 256
+
+
+class Pipe:
+    """Brings every accepted frame into the store, once."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        bus: Bus,
+        store: Store,
+        parsers: Callable[[], Awaitable[Mapping[str, Parser]]],
+        clock: Clock,
+        config: PipeConfig | None = None,
+    ) -> None:
+        self._journal = journal
+        self._bus = bus
+        self._store = store
+        self._parsers = parsers
+        self._clock = clock
+        self._config = config or PipeConfig()
+        self._committed = asyncio.Event()
+        self.processor = Processor()
+        self.rows = 0
+
+    async def run(self) -> None:
+        """Run until cancelled. A failure begins again after a back-off; a failed journal ends it."""
+        wait_s = RESTART_S
+        while True:
+            before = self.rows
+            try:
+                await self._once()
+            except* JournalError as group:
+                raise group.exceptions[0] from None
+            except* Exception as group:
+                _log.error("pipe broke; beginning again from the store", errors=[repr(e) for e in group.exceptions])
+            _restarts.inc()
+            wait_s = RESTART_S if self.rows > before else min(2 * wait_s, RESTART_S_MAX)
+            await self._clock.sleep(wait_s)
+
+    async def drained(self) -> None:
+        """Return when everything accepted so far is stored."""
+        target = self._journal.accepted
+        while self.in_flight(target):
+            self._committed.clear()
+            await self._committed.wait()
+
+    def in_flight(self, target: int | None = None) -> int:
+        """Accepted frames (up to ``target``) that are not committed for every stream."""
+        positions = self._own_positions()
+        streams = len(types()) * self._config.lanes
+        slowest = min(positions.values()) if len(positions) >= streams else 0
+        return max(0, (self._journal.accepted if target is None else target) - slowest)
+
+    def _own_positions(self) -> dict[Stream, int]:
+        return {stream: at for stream, at in self._store.positions().items() if stream.journal == self._journal.uuid}
+
+    # -- one life of the pipe ---------------------------------------------------------------------------------
+
+    async def _once(self) -> None:
+        positions = self._own_positions()
+        self.processor = Processor()
+        await seed(self.processor, self._store)
+        parsers = await self._parsers()
+        self._warm(positions, parsers)
+        assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
+        pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump)
+        stage = ProcessStage(self._bus, self.processor, self._clock)
+        queue = self._config.queue
+        collected = self._bus.consume("process", "data.*.collected", positions=positions, queue=queue)
+        processed = self._bus.consume("store", "data.*.processed", positions=positions, queue=queue)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._process(collected, stage), name="process")
+                group.create_task(self._write(processed), name="store")
+                group.create_task(pump.run(positions), name="pump")
+        finally:
+            collected.close()
+            processed.close()
+
+    def _warm(self, positions: Mapping[Stream, int], parsers: Mapping[str, Parser]) -> None:
+        """Show the processor the frames before its positions: what it forgets of older ones cannot matter."""
+        last = max(positions.values(), default=0)
+        assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
+        after = max(0, (last // WINDOW_FRAMES - 1) * WINDOW_FRAMES)
+        while after < last:
+            frames = [frame for frame in self._journal.read(after, frames=4_096) if frame.sequence <= last]
+            if not frames:
+                return
+            for batch in assembler.step(frames):
+                self.processor.warm(batch, positions.get(batch.stream, 0))
+            after = frames[-1].sequence
+
+    async def _process(self, consumer: Consumer, stage: ProcessStage) -> None:
+        async for item in consumer:
+            event = _continued(item)
+            await stage.take(event)
+            consumer.done(event)
+            _heartbeat.labels("process").set(self._clock.wall_ns() / 1e9)
+
+    async def _write(self, consumer: Consumer) -> None:
+        while True:
+            events = await self._gather(consumer)
+            if not events:
+                return
+            try:
+                written = await self._store.write([event.batch for event in events])
+            except PositionMismatch as error:
+                raise _Broken(str(error)) from error
+            for event in events:
+                consumer.done(event)
+            now = self._clock.wall_ns()
+            for outcome in written:
+                self.rows += outcome.stored
+                if outcome.fresh.height:
+                    self._bus.offer(data_event("stored", outcome.batch.with_(rows=outcome.fresh), now))
+            self._committed.set()
+            _in_flight.set(self.in_flight())
+            _heartbeat.labels("store").set(now / 1e9)
+
+    async def _gather(self, consumer: Consumer) -> Sequence[Event]:
+        """The events of one commit: those of ``store_ms``, or fewer if they bring ``store_rows`` rows."""
+        events: list[Event] = []
+        rows = 0
+        try:
+            async with asyncio.timeout(None) as limit:
+                async for item in consumer:
+                    events.append(_continued(item))
+                    rows += events[-1].batch.rows.height
+                    if len(events) == 1:
+                        limit.reschedule(asyncio.get_running_loop().time() + self._config.store_ms / 1e3)
+                    if rows >= self._config.store_rows or len(events) >= self._config.queue:
+                        break
+        except TimeoutError:
+            pass
+        return events
+
+
+def _continued(item: Event | Hole) -> Event:
+    if isinstance(item, Hole):
+        raise _Broken(f"{item.stream} is at {item.position}, the next batch continues {item.prev}")
+    return item
+
+
+async def seed(processor: Processor, store: Store) -> None:
+    """Give the processor what is stored: how far each series has come, and the holes that are open."""
+    for kind in types().values():
+        if kind.order is not None:
+            processor.watch(kind).seed(await store.marks(kind))
+    query = Query(Gap.type, where={"state": ["open"]}, limit=100_000)
+    for row in (await store.read(query)).rows.iter_rows(named=True):
+        kind = types().get(row["record_type"])
+        hole = hole_of(kind, row) if kind is not None else None
+        if kind is not None and hole is not None:
+            processor.watch(kind).seed_hole(hole)

@@ -1,0 +1,262 @@
+"""One process: everything wired together, started in the order the data flows and stopped the same way."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from tidewire import telemetry
+from tidewire.bus import Full, MemoryBus
+from tidewire.collect import App, AppRegistry, Context, Parser
+from tidewire.collect.config import seconds
+from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
+from tidewire.journal import Journal
+from tidewire.records.clock import Clock, Rng, SystemClock, SystemRng, UpstreamClock
+from tidewire.records.event import Event
+from tidewire.records.instrument import InstrumentBook
+from tidewire.records.market import Instrument
+from tidewire.runtime.config import Config, Loaded
+from tidewire.runtime.pipe import Pipe, PipeConfig
+from tidewire.serve.platform import Health, Platform, ServeConfig
+from tidewire.serve.server import Gateway
+from tidewire.store.cache import LatestCache
+from tidewire.store.config import StoreConfig
+from tidewire.store.protocol import Query, Store
+from tidewire.watch.audit import audit
+
+STORES = "tidewire.stores"
+DRAIN_S = 20.0
+RETRY_S = 5.0
+RETRY_S_MAX = 300.0
+
+_log = telemetry.log("runtime")
+
+
+class Tidewire:
+    """A running platform: `start`, `stop`, and the parts in between for whoever looks."""
+
+    def __init__(self, loaded: Loaded, clock: Clock | None = None, rng: Rng | None = None) -> None:
+        self.loaded = loaded
+        self.config: Config = loaded.config
+        self.clock: Clock = clock or (UpstreamClock() if self.config.clock == "upstream" else SystemClock())
+        self.rng: Rng = rng or SystemRng()
+        self.bus = MemoryBus(self.clock)
+        self.instruments = InstrumentBook()
+        self.registry = AppRegistry()
+        self.cache = LatestCache()
+        self.apps: list[App] = []
+        self.failed: asyncio.Event = asyncio.Event()
+        self.failure: BaseException | None = None
+        self.journal: Journal
+        self.store: Store
+        self.pipe: Pipe
+        self.gateway: Gateway
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return self.gateway.url
+
+    async def start(self) -> None:
+        """Open, recover, serve, and begin to collect. What cannot start is cleaned up before the error leaves."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config, data = self.config, self.loaded.data_dir
+        self.registry.discover(self.loaded.plugins)
+        chosen = [(source, self.registry.get(source.source.name)) for source in self.loaded.sources]
+        for source, app in chosen:
+            app.check(source)
+        data.mkdir(parents=True, exist_ok=True)
+        self.journal = await Journal.open(data / "journal", self.clock, config.journal_config())
+        self._started.append("journal")
+        self.store = make_store(config, data)
+        await self.store.open()
+        self._started.append("store")
+        await self.bus.start()
+        self._started.append("bus")
+        self._check_positions()
+        await load_instruments(self.instruments, self.store)
+        self.bus.subscribe("data.*.processed", self._remember, queue=4_096, full=Full.DROP_OLDEST, name="cache")
+        context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, self._down_since())
+        self.apps = [app(source, context) for source, app in chosen]
+        self.pipe = Pipe(self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config))
+        self._spawn("pipe", self.pipe.run())
+        self.gateway = Gateway(self._platform(), ServeConfig(host=config.listen.host, port=config.listen.port))
+        await self.gateway.start()
+        self._started.append("gateway")
+        for app in self.apps:
+            self._spawn(f"app {app.name}", self._bring_up(app))
+
+    async def stop(self) -> None:
+        """Stop collecting, bring everything accepted into the store, close. Nothing accepted is lost."""
+        for task in self._tasks:
+            if task.get_name().startswith("app "):
+                task.cancel()
+        await asyncio.gather(*(self._stop_app(app) for app in self.apps))
+        if "journal" in self._started and self.journal.failed is None:
+            await self.journal.drain()
+            await self._drain_pipe()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if "gateway" in self._started:
+            await self.gateway.stop()
+        if "bus" in self._started:
+            await self.bus.close()
+        if "store" in self._started:
+            await self.store.close()
+        if "journal" in self._started:
+            await self.journal.close()
+        self._started.clear()
+
+    async def _stop_app(self, app: App) -> None:
+        try:
+            await app.stop()
+        except Exception:
+            _log.exception("source did not stop cleanly", source=app.name)
+
+    async def _drain_pipe(self) -> None:
+        if "bus" not in self._started or not any(task.get_name() == "pipe" for task in self._tasks):
+            return
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self.pipe.drained()
+        except TimeoutError:
+            _log.warning("not everything was stored in time; the next start continues", frames=self.pipe.in_flight())
+
+    async def _bring_up(self, app: App) -> None:
+        """Initialize and start a source; one that cannot reach its upstream is tried again, the rest runs."""
+        wait_s = RETRY_S
+        while True:
+            try:
+                await app.initialize()
+                break
+            except ConfigError:
+                raise
+            except Exception as error:
+                _log.error("source cannot start; trying again", source=app.name, error=str(error), wait_s=wait_s)
+                app.tell(f"collector.{app.name}.error", {"what": "initialize", "error": str(error)})
+            await app.forget()
+            await self.clock.sleep(self.rng.uniform(wait_s / 2, wait_s))
+            wait_s = min(2 * wait_s, RETRY_S_MAX)
+        await app.start()
+        _log.info("source started", source=app.name, collectors=[collector.name for collector in app.list()])
+
+    def _spawn(self, name: str, work: Any) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        self.failure = task.exception()
+        _log.error("part failed", part=task.get_name(), error=str(self.failure))
+        self.failed.set()
+
+    async def _parsers(self) -> dict[str, Parser]:
+        """New parsers that know what is stored: a pipe that begins again must not know more than that."""
+        book = InstrumentBook()
+        await load_instruments(book, self.store)
+        return {app.name: app.make_parser(app.config, book) for app in self.apps}
+
+    def _check_positions(self) -> None:
+        """A store ahead of its journal has rows of frames that were lost; going on would number frames twice."""
+        for stream, at in self.store.positions().items():
+            if stream.journal == self.journal.uuid and at > self.journal.head:
+                raise StoreError(
+                    f"The store has {stream.type} up to frame {at:,}, the journal ends at {self.journal.head:,}: frames "
+                    f"were lost (durability below 'disk', or an older copy). Move {self.journal.directory} away to "
+                    "begin a new journal; what is stored stays."
+                )
+
+    def _remember(self, event: Event) -> None:
+        self.cache.update(event.batch)
+
+    def _down_since(self) -> int | None:
+        """When the last frame of the run before this one came."""
+        last = self.journal.read(self.journal.accepted - 1) if self.journal.accepted else []
+        return last[-1].wall_ns if last else None
+
+    # -- what is served ---------------------------------------------------------------------------------------
+
+    def _platform(self) -> Platform:
+        return Platform(
+            store=self.store,
+            cache=self.cache,
+            bus=self.bus,
+            clock=self.clock,
+            rng=self.rng,
+            resolve=self.instruments.resolve,
+            sources=self.sources,
+            health=self.health,
+            audit=self.audit,
+        )
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Status of every source, with the clock skew measured on its feeds."""
+        skews = self.pipe.processor.skew.seconds
+        found: list[dict[str, Any]] = []
+        for app in self.apps:
+            skew = {kind: value for (source, kind), value in skews.items() if source == app.name}
+            found.append({**app.status(), "clock_skew_seconds": skew})
+        failed = [entry for entry in self.registry.list() if entry.app is None]
+        found += [{"name": entry.name, "health": "failed", "problems": [entry.error]} for entry in failed]
+        return found
+
+    def health(self) -> Health:
+        """Ready when the journal accepts and the pipe runs."""
+        checks = {
+            "journal": "ok" if self.journal.failed is None else str(self.journal.failed),
+            "pipe": "ok" if self.failure is None else str(self.failure),
+            **{f"source {app.name}": app.health().state for app in self.apps},
+        }
+        return Health(checks["journal"] == checks["pipe"] == "ok", checks)
+
+    async def audit(self) -> dict[str, Any]:
+        """The books, added up now."""
+        return (await audit(self.store, self.journal.accepted, self.journal.uuid)).as_dict()
+
+
+def make_store(config: Config, data: Path) -> Store:
+    """The configured store; `ConfigError` with the installed ones for any other name."""
+    section = config.store
+    installed = {point.name: point for point in entry_points(group=STORES)}
+    if section.type not in installed:
+        valid = ", ".join(sorted(installed))
+        raise ConfigError(f"store.type: no store {section.type!r}.{nearest(section.type, installed)} Valid: {valid}.")
+    options = StoreConfig(
+        threads=section.threads,
+        memory_limit=section.memory_limit,
+        readers=section.readers,
+        statement_timeout_s=seconds(section.statement_timeout, "store.statement_timeout"),
+    )
+    path = section.path if section.path == ":memory:" else str(data / section.path)
+    try:
+        return installed[section.type].load()(path, options)
+    except TidewireError:
+        raise
+    except Exception as error:
+        raise StoreError(f"store {section.type!r} cannot be made: {error}") from error
+
+
+async def load_instruments(book: InstrumentBook, store: Store) -> None:
+    """Make the instruments of earlier runs known."""
+    found = await store.read(Query(Instrument.type, limit=1_000_000, fields=("instrument", "native", "uid")))
+    for instrument, native, stable in found.rows.select("instrument", "native", "uid").iter_rows():
+        book.add(instrument, native, stable)
+
+
+def pipe_config(config: Config) -> PipeConfig:
+    """The pipe's own configuration."""
+    section = config.pipe
+    return PipeConfig(config.pump_config(), section.lanes, section.store_ms, section.store_rows)

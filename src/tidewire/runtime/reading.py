@@ -1,0 +1,118 @@
+"""Reading for the command line: through the API of a running platform, or straight from the files of one that rests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import polars as pl
+
+from tidewire.bus import MemoryBus
+from tidewire.errors import InputError, NotFound, TransientError
+from tidewire.journal import JournalReader
+from tidewire.records.clock import SystemClock, SystemRng
+from tidewire.records.forms import for_json
+from tidewire.records.instrument import InstrumentBook
+from tidewire.runtime.config import Config
+from tidewire.runtime.platform import load_instruments, make_store
+from tidewire.runtime.supervise import Running, found_running
+from tidewire.serve.platform import Platform
+from tidewire.serve.service import Service
+from tidewire.store.cache import LatestCache
+from tidewire.store.protocol import Store
+from tidewire.watch.audit import audit
+
+TIMEOUT_S = 60.0
+
+
+class Reading:
+    """Answers for the command line. ``how`` says where they come from."""
+
+    def __init__(self, data_dir: Path, config: Config) -> None:
+        self.data_dir = data_dir
+        self._config = config
+        self._running: Running | None = found_running(data_dir)
+
+    @property
+    def how(self) -> str:
+        """Where answers come from, for people."""
+        if self._running is not None:
+            return f"asked the running platform (pid {self._running.pid}) at {self._running.url}"
+        return f"read {self.data_dir} directly; no platform is running on it"
+
+    async def rows(
+        self, name: str, params: Mapping[str, Sequence[str]], *, latest: bool = False
+    ) -> list[dict[str, Any]]:
+        """Rows of a type in their JSON form."""
+        if self._running is not None:
+            path = f"/v1/{name}/latest" if latest else f"/v1/{name}"
+            return (await self._api(path, params))["data"]
+        async with self._store() as store:
+            service = await self._service(store)
+            answer = await (service.latest if latest else service.read)(name, params)
+            return for_json(answer.rows, answer.numbers).to_dicts()
+
+    async def audit(self) -> dict[str, Any]:
+        """The books."""
+        if self._running is not None:
+            return await self._api("/v1/audit", {})
+        async with self._store() as store:
+            try:
+                reader = JournalReader(self.data_dir / "journal")
+            except NotFound:
+                return (await audit(store)).as_dict()
+            return (await audit(store, reader.accepted, reader.uuid)).as_dict()
+
+    async def sources(self) -> list[dict[str, Any]]:
+        """Status of the sources of the running platform; none when nothing runs."""
+        if self._running is None:
+            return []
+        return (await self._api("/v1/sources", {}))["data"]
+
+    async def _api(self, path: str, params: Mapping[str, Sequence[str]]) -> Any:
+        assert self._running is not None
+        pairs = [(key, value) for key, values in params.items() for value in values]
+        try:
+            # Not through a proxy: the platform is on this machine.
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S), trust_env=False) as session,
+                session.get(self._running.url + path, params=pairs) as reply,
+            ):
+                body = msgspec.json.decode(await reply.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TransientError(f"The platform at {self._running.url} does not answer: {error}.") from error
+        if reply.status >= 400:
+            raise InputError(body.get("detail", body.get("title", f"status {reply.status}")))
+        return body
+
+    @contextlib.asynccontextmanager
+    async def _store(self) -> AsyncGenerator[Store]:
+        if not self.data_dir.is_dir():
+            raise NotFound(f"{self.data_dir}: no such data directory. Name one with --data, or a config with --config.")
+        store = make_store(self._config, self.data_dir)
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    async def _service(self, store: Store) -> Service:
+        book = InstrumentBook()
+        await load_instruments(book, store)
+        clock = SystemClock()
+        platform = Platform(
+            store=store, cache=LatestCache(), bus=MemoryBus(clock), clock=clock, rng=SystemRng(), resolve=book.resolve
+        )
+        return Service(platform)
+
+
+def table_of(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows for a terminal: lineage columns last, empty columns left out."""
+    if not rows:
+        return pl.DataFrame()
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    return frame.select(name for name in frame.columns if frame[name].null_count() < frame.height)

@@ -1,0 +1,56 @@
+"""``tidewire replay``: a journal through today's code into an empty store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tidewire.collect import AppRegistry, Parser, SourceConfig, SourceInfo
+from tidewire.errors import InputError
+from tidewire.journal import JournalReader
+from tidewire.records.instrument import InstrumentBook
+from tidewire.replay import Replay
+from tidewire.runtime.config import Loaded
+from tidewire.runtime.platform import make_store
+from tidewire.watch.audit import audit
+
+
+def parsers(loaded: Loaded) -> dict[str, Parser]:
+    """The parser of every installed source; no source is started."""
+    registry = AppRegistry()
+    registry.discover(loaded.plugins)
+    found: dict[str, Parser] = {}
+    for entry in registry.list():
+        if entry.app is not None:
+            config = SourceConfig(source=SourceInfo(type="replay", name=entry.name))
+            found[entry.name] = entry.app.make_parser(config, InstrumentBook())
+    return found
+
+
+async def replay(loaded: Loaded, data_dir: Path, into: Path, console: Console | None) -> dict[str, Any]:
+    """Fill the store of ``into`` from the journal of ``data_dir``; the journal is only read."""
+    reader = JournalReader(data_dir / "journal")
+    into.mkdir(parents=True, exist_ok=True)
+    store = make_store(loaded.config, into)
+    await store.open()
+    try:
+        if store.positions():
+            raise InputError(f"{into} holds a store that is not empty; replay fills an empty one. Name another --into.")
+        run = Replay(reader, parsers(loaded), lanes=loaded.config.pipe.lanes)
+        columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=console is None) as progress:
+            task = progress.add_task("frames", total=reader.accepted)
+            async for done in run.into(store):
+                progress.update(task, completed=done)
+        books = await audit(store, reader.accepted, reader.uuid)
+        return {
+            "frames": run.frames,
+            "rows": books.totals.get("stored", 0),
+            "difference": books.difference,
+            "into": str(into),
+        }
+    finally:
+        await store.close()

@@ -1,0 +1,287 @@
+"""`DuckDBStore`: the default store. One file, or memory; one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import polars as pl
+
+from tidewire import telemetry
+from tidewire.errors import StoreError, StoreLocked
+from tidewire.records.batch import Batch, Fate, Stream
+from tidewire.records.clock import Clock, SystemClock
+from tidewire.records.record import RecordType, types
+from tidewire.store import _read
+from tidewire.store._book import EPOCH, MICROSECOND, watermark
+from tidewire.store._pool import ReadPool
+from tidewire.store._read import Page, Reading
+from tidewire.store._schema import prepare, quoted, revisions_table
+from tidewire.store._write import RIDERS, Writer
+from tidewire.store.config import StoreConfig
+from tidewire.store.protocol import Query, Result, Written
+
+T = TypeVar("T")
+
+MEMORY = ":memory:"
+
+_log = telemetry.log("store")
+_read_seconds = telemetry.histogram("store_read_seconds", "How long reads took, waiting included", ("kind",))
+
+# Files open in this process: the engine's lock keeps out other processes only.
+_OPEN: set[Path] = set()
+
+
+class DuckDBStore:
+    """Rows, positions and fates in one DuckDB file, written in one thread, read in several.
+
+    ``path`` is a file or ``":memory:"``. One process owns the file; others read through the API.
+    """
+
+    def __init__(self, path: str | Path, config: StoreConfig | None = None, clock: Clock | None = None) -> None:
+        self._path = None if str(path) == MEMORY else Path(path)
+        self._config = config or StoreConfig()
+        self._clock = clock or SystemClock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tidewire-write")
+        self._turn = asyncio.Lock()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._writer: Writer | None = None
+        self._pool: ReadPool | None = None
+
+    async def open(self) -> None:
+        """Open or create; tables of known record types are brought into being.
+
+        Raises:
+            StoreLocked: another process, or another store of this one, has the file.
+            StoreError: the file cannot be used: damaged, or written by a newer version.
+        """
+        if self._writer is not None:
+            raise StoreError(f"The store {self._where} is open already.")
+        if self._path is not None:
+            file = self._path.resolve()
+            if file in _OPEN:
+                raise StoreLocked(f"{self._where} is open in this process already; use that store.")
+            _OPEN.add(file)
+        try:
+            await self._in_thread(self._connect)
+        except BaseException:
+            self._release()
+            raise
+        assert self._connection is not None
+        self._pool = ReadPool(self._connection, self._config)
+        _log.info("store_opened", file=self._where, streams=len(self._open_writer.book.positions))
+
+    async def close(self) -> None:
+        """Finish the running commit, stop reads, let go of the file. Closing twice is allowed."""
+        async with self._turn:
+            if self._pool is not None:
+                await self._pool.close()
+                self._pool = None
+            if self._connection is not None:
+                await self._in_thread(self._disconnect)
+                self._release()
+
+    def positions(self) -> Mapping[Stream, int]:
+        """The last frame durably committed for each stream; a stream not listed is at 0."""
+        return {stream: at.last for stream, at in self._open_writer.book.positions.items()}
+
+    def watermark(self, kind: RecordType) -> datetime:
+        """Everything of this type received up to here is stored; an answer for an earlier snapshot never changes.
+
+        Gaps and quarantined rows come with the batches of all types: theirs is the lowest of all.
+        """
+        return watermark(self._open_writer.book.positions, None if kind in RIDERS else kind.name)
+
+    async def write(self, batches: Sequence[Batch]) -> list[Written]:
+        """Commit batches of any types in one transaction, with rows, rejects, gaps, fates and positions.
+
+        Calls take turns. A call that is cancelled ends when its commit has ended.
+
+        Raises:
+            PositionMismatch: a batch does not continue the position of its stream; nothing was committed.
+            StoreError: the commit failed; nothing was committed.
+        """
+        async with self._turn:
+            return await _to_its_end(self._write(batches))
+
+    async def read(self, query: Query) -> Result:
+        """Rows in a time range, a page at a time.
+
+        Raises:
+            QueryError: the query names something that is not there, or cannot be answered as asked.
+            StoreBusy: too many reads wait already.
+            StatementTimeout: it took too long.
+        """
+        return await self._answer("read", query, lambda reading: reading.read)
+
+    async def latest(self, query: Query) -> Result:
+        """The last row of each series, ordered and paged like a read; raises what a read raises."""
+        return await self._answer("latest", query, lambda reading: reading.latest)
+
+    async def marks(self, kind: RecordType) -> pl.DataFrame:
+        """Per series the highest stored ``order`` value and its event time; columns: series, ``order``, ``event_time``."""
+        await self._ensure(kind)
+        return await self._open_pool.run(lambda connection: _read.marks(connection, kind))
+
+    async def fates(self) -> Mapping[tuple[str, Fate], int]:
+        """How many rows came to which fate, by (record type, `Fate`); ``received`` included."""
+        rows = await self._open_pool.run(lambda connection: connection.execute("SELECT * FROM _fates").fetchall())
+        return {(kind, Fate(source, hour, fate)): n for kind, source, hour, fate, n in rows}
+
+    async def counts(self) -> Mapping[tuple[str, str], int]:
+        """Rows actually in the tables, revisions included, by (record type, source): what the fates must agree with."""
+        kinds = [*types().values()]
+        for kind in kinds:
+            await self._ensure(kind)
+
+        def count(connection: duckdb.DuckDBPyConnection) -> Counter[tuple[str, str]]:
+            found: Counter[tuple[str, str]] = Counter()
+            for kind in kinds:
+                for table in (kind.table, revisions_table(kind)):
+                    rows = connection.execute(f"SELECT source, count(*) FROM {quoted(table)} GROUP BY source")
+                    found.update({(kind.name, source): n for source, n in rows.fetchall()})
+            return found
+
+        return await self._open_pool.run(count)
+
+    @property
+    def _where(self) -> str:
+        return MEMORY if self._path is None else str(self._path)
+
+    @property
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise StoreError(f"The store {self._where} is not open.")
+        return self._writer
+
+    @property
+    def _open_pool(self) -> ReadPool:
+        if self._pool is None:
+            raise StoreError(f"The store {self._where} is not open.")
+        return self._pool
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _connect(self) -> None:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "threads": self._config.threads,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+            "wal_autocheckpoint": self._config.checkpoint,
+        }
+        if self._config.memory_limit:
+            config["memory_limit"] = self._config.memory_limit
+        try:
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = duckdb.connect(self._where, config=config)
+            self._connection.execute("SET TimeZone = 'UTC'")
+            prepare(self._connection, self._where)
+            self._writer = Writer(self._connection, self._config.max_series, self._clock)
+        except (duckdb.Error, OSError) as error:
+            self._disconnect()
+            if "lock" in str(error).lower() and isinstance(error, duckdb.IOException):
+                raise StoreLocked(
+                    f"{self._where} is in use by another process. Read through its API, or stop it first. ({error})"
+                ) from error
+            raise StoreError(f"Cannot open the store {self._where}: {error}") from error
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._writer = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(duckdb.Error):
+                connection.close()
+
+    def _release(self) -> None:
+        if self._path is not None:
+            _OPEN.discard(self._path.resolve())
+
+    async def _write(self, batches: Sequence[Batch]) -> list[Written]:
+        if self._open_writer.doubt:
+            await self._clear_doubt()
+        writer = self._open_writer
+        try:
+            return await self._in_thread(lambda: writer.write(batches))
+        except StoreError:
+            if not writer.doubt:
+                raise
+            unsure = writer.unsure
+            await self._clear_doubt()
+            if unsure is None or not unsure.happened(self._open_writer.book.positions):
+                raise
+            _log.warning("commit_found_done", file=self._where, batches=len(batches))
+            return unsure.written
+
+    async def _clear_doubt(self) -> None:
+        """Read from the file how the last commit ended, before anything else is said."""
+        writer = self._open_writer
+        try:
+            await self._in_thread(writer.read_back)
+        except (duckdb.Error, StoreError) as error:
+            if self._path is None:
+                raise StoreError(f"The store in memory is broken: {error}") from error
+            _log.warning("store_reopening", file=self._where, error=str(error))
+            if self._pool is not None:
+                await self._pool.close()
+            await self._in_thread(self._disconnect)
+            await self._in_thread(self._connect)
+            assert self._connection is not None
+            self._pool = ReadPool(self._connection, self._config)
+
+    async def _ensure(self, kind: RecordType) -> None:
+        """Tables of a type that was defined after the store was opened."""
+        writer = self._open_writer
+        if not writer.tables.ready(kind):
+            async with self._turn:
+                try:
+                    await self._in_thread(lambda: writer.ensure(kind))
+                except duckdb.Error as error:
+                    raise StoreError(f"Cannot make the tables of {kind.name}: {error}") from error
+
+    async def _answer(
+        self, what: str, query: Query, method: Callable[[Reading], Callable[[duckdb.DuckDBPyConnection], Page]]
+    ) -> Result:
+        started = self._clock.mono_ns()
+        await self._ensure(query.type)
+        committed = self.watermark(query.type)
+        snapshot = query.snapshot or self._now(query.type)
+        reading = Reading(query, snapshot, revised=self._open_writer.revised.get(query.type.table, 0) > 0)
+        page = await self._open_pool.run(method(reading))
+        _read_seconds.labels(what).observe((self._clock.mono_ns() - started) / 1e9)
+        return Result(page.rows, snapshot, committed, page.next)
+
+    def _now(self, kind: RecordType) -> datetime:
+        """The snapshot of a read that names none: the watermark.
+
+        Of gaps and quarantined rows, all that are committed: a stream at rest would hide them otherwise.
+        """
+        if kind not in RIDERS:
+            return self.watermark(kind)
+        writer = self._open_writer
+        untils = (at.until_us for at in writer.book.positions.values())
+        newest = max((*untils, writer.newest_us.get(kind.table, 0)))
+        return EPOCH + newest * MICROSECOND
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # The thread cannot be stopped: nobody may write before it has ended.
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise

@@ -1,0 +1,1 @@
+"""Health, audit, alert rules and their channels."""
