@@ -19,7 +19,10 @@ from yarl import URL
 from tidewire import telemetry
 from tidewire.collect.budget import Budget, Budgets
 from tidewire.errors import InputError, RateLimited, SourceError, TerminalError, TransientError
-from tidewire.records.clock import Clock, Rng
+from tidewire.records.clock import Clock, Rng, UpstreamClock
+
+TIME_HEADER = "x-tidewire-time"
+"""In which an upstream that plays a recording says its time, UTC nanoseconds."""
 
 _SECOND_NS = 1_000_000_000
 _OK = frozenset({200})
@@ -71,6 +74,7 @@ class HttpConfig:
     weight_header: str | None = None
     headers: Callable[[], Mapping[str, str]] | None = None
     user_agent: str = "tidewire"
+    clock: UpstreamClock | None = None
 
     def __post_init__(self) -> None:
         positive = ("connect_timeout_s", "total_timeout_s", "allowed_s", "attempts", "body_bytes_max", "ratio_max")
@@ -196,6 +200,7 @@ class HttpClient:
             ) as response:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 self._learn(headers, budget, sent_ns)
+                self._tell_time(headers)
                 if response.status not in asked.ok_statuses:
                     raise self._refusal(url, response, headers, await self._read_refusal(response, url))
                 body = await self._read(response, url, config.body_bytes_max)
@@ -276,6 +281,12 @@ class HttpClient:
         name = self._config.weight_header
         if name is not None and (text := headers.get(name.lower(), "")).isdecimal():
             budget.learn(int(text), sent_ns)
+
+    def _tell_time(self, headers: Mapping[str, str]) -> None:
+        """Take the time of an upstream that plays a recording, where the product runs on its clock."""
+        told_ns = headers.get(TIME_HEADER, "")
+        if self._config.clock is not None and told_ns.isdecimal():
+            self._config.clock.tell(int(told_ns))
 
     def _backoff_s(self, attempt: int) -> float:
         config = self._config

@@ -179,6 +179,7 @@ class Rest:
         endpoint = self._endpoints.get(request.match_info["path"])
         refused = self.meter.spend(endpoint.weigh(request) if endpoint else 1)
         headers = {"X-MBX-USED-WEIGHT": str(self.meter.used), "X-MBX-USED-WEIGHT-1M": str(self.meter.used)}
+        headers["X-Tidewire-Time"] = str(self._upstream.now_ns())  # for a product that runs on our clock
         failure = self._faults.rest_failure()
         if refused is not None:
             status, after = refused

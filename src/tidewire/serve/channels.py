@@ -47,9 +47,9 @@ def pattern_of(text: str, resolve: Callable[[str], str]) -> str:
 
     Raises `InputError` or `NotFound` where nothing could ever match, saying what is valid.
     """
-    first, _, rest = text.partition(".")
+    first, _, rest = check_pattern(text).partition(".")
     if first in _WILD:
-        return check_pattern(text)
+        return text
     kind = type_named(first)
     tokens = rest.split(".") if rest else []
     form = _form(kind)
@@ -63,7 +63,7 @@ def pattern_of(text: str, resolve: Callable[[str], str]) -> str:
     wanted = 2 if _is_market(kind) else 1
     if not tokens or (tokens[-1] != ">" and len(tokens) != wanted):
         raise QueryError(f"{text!r} would match nothing: write {form}; '*' stands for one part, '>' for the rest.")
-    return check_pattern(".".join([*head, *tokens]))
+    return ".".join([*head, *tokens])
 
 
 def _form(kind: RecordType) -> str:

@@ -22,6 +22,7 @@ from tidewire.records.batch import Batch, Lineage
 from tidewire.records.clock import SeededRng, SystemClock
 from tidewire.records.event import data_event
 from tidewire.serve.platform import Platform, ServeConfig
+from tidewire.serve.rest import build
 from tidewire.serve.server import Gateway
 from tidewire.store.protocol import Query, Result
 
@@ -196,7 +197,7 @@ class Served:
         """Wait until the condition holds."""
         async with asyncio.timeout(10):
             while not condition():
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.001)
 
     @asynccontextmanager
     async def stream(self, *channels: str, **options: Any) -> AsyncIterator[ClientConnection]:
@@ -222,6 +223,15 @@ async def frame(socket: ClientConnection, op: str = "") -> dict[str, Any]:
             found = msgspec.json.decode(await socket.recv())
             if not op or found["op"] == op:
                 return found
+
+
+@asynccontextmanager
+async def asking() -> AsyncIterator[httpx.AsyncClient]:
+    """A client that calls the application without a server: for what does not depend on one."""
+    platform = Platform(TableStore(), FrameCache(), MemoryBus(SystemClock()), SystemClock(), SeededRng(7), resolve)
+    transport = httpx.ASGITransport(build(platform))
+    async with httpx.AsyncClient(base_url="http://localhost", transport=transport, trust_env=False) as client:
+        yield client
 
 
 @asynccontextmanager

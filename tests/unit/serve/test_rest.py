@@ -16,7 +16,7 @@ from fastapi.openapi.models import OpenAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
-from unit.serve.harness import BTC, ETH, START, WATERMARK, kline, moment, quote, rows_of, serving, trades
+from unit.serve.harness import BTC, ETH, START, WATERMARK, asking, kline, moment, quote, rows_of, serving, trades
 
 from tidewire import telemetry
 from tidewire.errors import StatementTimeout, StoreBusy, StoreError
@@ -219,8 +219,8 @@ def test_any_text_is_no_cursor(text: str) -> None:
     ],
 )
 async def test_refusals_say_what_is_valid(path: str, status: int, code: str, says: str | None) -> None:
-    async with serving() as served:
-        answer = await served.http.get(path)
+    async with asking() as http:
+        answer = await http.get(path)
         if says is None:  # quarantined has an instrument column; the spelling is resolved
             assert answer.status_code == 200
             return

@@ -52,7 +52,12 @@ class BinanceApp(App):
         limit = config.api.rate_limit
         limits = Limits(limit.requests_per_second, limit.burst, WEIGHT_PER_MINUTE)
         headers = {"X-MBX-APIKEY": config.api.key} if config.api.key else {}
-        http = HttpConfig(weight_header=WEIGHT_HEADER, proxy=config.api.proxy or None, headers=lambda: headers)
+        http = HttpConfig(
+            weight_header=WEIGHT_HEADER,
+            proxy=config.api.proxy or None,
+            headers=lambda: headers,
+            clock=context.upstream,
+        )
         self._http = HttpClient(context.clock, context.rng, http, Budgets(context.clock, limits))
         self._feed: Feed | None = None
 
