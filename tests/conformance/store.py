@@ -212,7 +212,9 @@ class StoreConformance(ReadConformance):
         await store.write([feed.batch(Quote.type, [quote(1, event_time=1, ingested_at=1)])])
         (same,) = await store.write([feed.batch(Quote.type, [quote(1, event_time=500, ingested_at=500)])])
         assert (same.stored, same.duplicates) == (0, 1)
-        (other,) = await store.write([feed.batch(Quote.type, [quote(1, event_time=501, ingested_at=501, bid_size="7")])])
+        (other,) = await store.write(
+            [feed.batch(Quote.type, [quote(1, event_time=501, ingested_at=501, bid_size="7")])]
+        )
         assert other.revisions == 1
 
     async def test_definitions_are_compared_with_all_ever_stored(self, store: Store) -> None:

@@ -34,8 +34,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "trade": {"price": "100", "size": "1", "side": "buy"},
     "quote": {"bid_price": "99", "bid_size": "1", "ask_price": "101", "ask_size": "2"},
     "kline": {"open": "1", "high": "3", "low": "1", "close": "2", "volume": "10", "amount": "20", "final": True},
-    "gap": {"type": "trade", "cause": "sequence", "state": "open"},
-    "quarantined": {"type": "trade", "row": 0, "reasons": "{}", "state": "open"},
+    "gap": {"record_type": "trade", "cause": "sequence", "state": "open"},
+    "quarantined": {"record_type": "trade", "row": 0, "reasons": "{}", "state": "open"},
 }
 
 
@@ -166,7 +166,9 @@ class Naive:
         found: list[dict[str, Any]] = []
         for versions in self.versions.values():
             seen = [
-                row for row in versions if row["ingested_at"] <= snapshot and (as_of is None or row["public_at"] <= as_of)
+                row
+                for row in versions
+                if row["ingested_at"] <= snapshot and (as_of is None or row["public_at"] <= as_of)
             ]
             found += seen[-1:]
         return sorted(found, key=lambda row: (row["event_time"], row["frame"], row["ordinal"]))
@@ -197,4 +199,17 @@ def bars_by_hand(trades: Iterable[Mapping[str, Any]], seconds: int) -> dict[tupl
     return found
 
 
-__all__ = ["EPOCH", "START", "Feed", "Gap", "Kline", "Naive", "Quarantined", "Quote", "Trade", "at", "bar", "bars_by_hand"]
+__all__ = [
+    "EPOCH",
+    "START",
+    "Feed",
+    "Gap",
+    "Kline",
+    "Naive",
+    "Quarantined",
+    "Quote",
+    "Trade",
+    "at",
+    "bar",
+    "bars_by_hand",
+]

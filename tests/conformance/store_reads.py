@@ -9,18 +9,15 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conformance.store_kit import Feed, at, bar, bars_by_hand, everything, pages, quote, rows, trade
+from conformance.store_kit import Feed, Naive, at, bar, bars_by_hand, everything, pages, quote, rows, trade
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from conformance.store_kit import Naive
 
 from tidewire.errors import QueryError
 from tidewire.records.market import Kline, OrderBook, Quote, Trade
 from tidewire.records.record import MarketRecord, RecordType, forget
 from tidewire.records.roles import Coin, Ratio, Sequence
 from tidewire.store.protocol import Query, Store
-
-SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 class ReadConformance:
@@ -124,7 +121,9 @@ class ReadConformance:
     async def test_pages_show_each_row_once(self, store: Store, order: Any, interval: str | None) -> None:
         feed = Feed()
         # Many rows and many series share an event time.
-        specs = [trade(n, event_time=n // 7 * 20, frame=n // 3, instrument=f"I{n % 5}.A", ordinal=n % 3) for n in range(80)]
+        specs = [
+            trade(n, event_time=n // 7 * 20, frame=n // 3, instrument=f"I{n % 5}.A", ordinal=n % 3) for n in range(80)
+        ]
         await store.write([feed.batch(Trade.type, specs, until=3_000)])
         query = Query(Trade.type, order=order, limit=9, interval=interval)
         whole = (await store.read(Query(Trade.type, order=order, limit=500, interval=interval))).rows
@@ -134,7 +133,14 @@ class ReadConformance:
             await store.write([feed.batch(Trade.type, late, until=4_001)])
             found.append(
                 await store.read(
-                    Query(Trade.type, order=order, limit=9, interval=interval, after=found[-1].next, snapshot=found[0].snapshot)
+                    Query(
+                        Trade.type,
+                        order=order,
+                        limit=9,
+                        interval=interval,
+                        after=found[-1].next,
+                        snapshot=found[0].snapshot,
+                    )
                 )
             )
         assert pl.concat([page.rows for page in found]).equals(whole)
@@ -182,12 +188,13 @@ class ReadConformance:
         assert (await everything(store, Trade.type, end=at(2), snapshot=at(19)))["sequence"].to_list() == [1]
         assert (await everything(store, Trade.type, start=at(2.2), end=at(2.9)))["sequence"].to_list() == [1]
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
-    @given(data=st.data())
-    def test_any_history_in_any_pieces(self, fresh: Any, data: st.DataObject) -> None:
-        kind, specs = data.draw(_histories())
-        cuts = data.draw(st.lists(st.integers(0, len(specs)), max_size=6).map(sorted))
-        asyncio.run(_follow(fresh, kind, specs, cuts))
+    def test_any_history_in_any_pieces(self, fresh: Any) -> None:
+        @settings(max_examples=self.examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @given(history=_histories(), cuts=st.lists(st.integers(0, 25), max_size=6).map(sorted))
+        def check(history: tuple[RecordType, list[dict[str, Any]]], cuts: list[int]) -> None:
+            asyncio.run(_follow(fresh, *history, cuts))
+
+        check()
 
     # Latest, marks
 
@@ -269,7 +276,9 @@ class ReadConformance:
         bars[7]["volume"] = None
         bars.append(bar(0, interval="5m", close_time=300, high="5000"))
         await store.write([feed.batch(Kline.type, bars, until=5_000)])
-        query = Query(Kline.type, where={"interval": ["1m"]}, interval="5m", fields=["open", "high", "low", "volume", "trades"])
+        query = Query(
+            Kline.type, where={"interval": ["1m"]}, interval="5m", fields=["open", "high", "low", "volume", "trades"]
+        )
         found = (await store.read(query)).rows
         assert found["open"].cast(pl.Int64).to_list() == [1, 6, 11]
         assert found["high"].cast(pl.Int64).to_list() == [13, 18, 20]
@@ -292,7 +301,10 @@ class ReadConformance:
 
         try:
             assert (await store.read(Query(Burn.type))).rows.is_empty()
-            specs = [{"height": 1, "coins": "0.000000000000000001", "share": 0.1, "frame": 1}, {"height": 2, "frame": 2}]
+            specs = [
+                {"height": 1, "coins": "0.000000000000000001", "share": 0.1, "frame": 1},
+                {"height": 2, "frame": 2},
+            ]
             sent = rows(Burn.type, specs)
             feed = Feed()
             await store.write([feed.batch(Burn.type, sent)])
@@ -319,7 +331,10 @@ class ReadConformance:
         readers = [asyncio.create_task(reader()) for _ in range(3)]
         for piece in range(12):
             numbers = range(piece * 50, piece * 50 + 50)
-            both = [feed.batch(Trade.type, [trade(n) for n in numbers]), feed.batch(Quote.type, [quote(n) for n in numbers])]
+            both = [
+                feed.batch(Trade.type, [trade(n) for n in numbers]),
+                feed.batch(Quote.type, [quote(n) for n in numbers]),
+            ]
             await store.write(both)
         done.set()
         await asyncio.gather(*readers)
@@ -334,7 +349,12 @@ def _histories(draw: st.DrawFn) -> tuple[RecordType, list[dict[str, Any]]]:
     specs: list[dict[str, Any]] = []
     for frame in range(1, draw(st.integers(1, 25)) + 1):
         number = draw(st.integers(1, 6))
-        spec: dict[str, Any] = {"frame": frame, "ordinal": 0, "ingested_at": 10 + frame, "instrument": f"I{number % 2}.A"}
+        spec: dict[str, Any] = {
+            "frame": frame,
+            "ordinal": 0,
+            "ingested_at": 10 + frame,
+            "instrument": f"I{number % 2}.A",
+        }
         spec["event_time"] = number + draw(st.sampled_from([0, 0, 0.25]))
         if kind is Quote.type:
             spec |= {"sequence": number, "bid_size": draw(st.sampled_from(["1", "2", None]))}
@@ -355,6 +375,7 @@ async def _follow(make: Any, kind: RecordType, specs: list[dict[str, Any]], cuts
     answers: list[tuple[dict[str, Any], pl.DataFrame]] = []
     async with _opened(make) as store:
         for low, high in zip([0, *cuts], [*cuts, len(specs)], strict=True):
+            high = min(high, len(specs))
             if low < high:
                 frame = rows(kind, specs[low:high])
                 await store.write([feed.batch(kind, frame, frames=high - low)])

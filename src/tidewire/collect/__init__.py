@@ -17,6 +17,7 @@ from tidewire.collect.registry import AppRegistry, Found
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration
 from tidewire.collect.timer import Overlap, Timer, TimerStatus
 from tidewire.collect.ws import WsClient, WsConfig, WsState
+from tidewire.journal import Frame
 
 __all__ = [
     "Api",
@@ -31,6 +32,7 @@ __all__ = [
     "Every",
     "Feed",
     "Found",
+    "Frame",
     "Health",
     "HttpClient",
     "HttpConfig",

@@ -121,7 +121,7 @@ class Batch:
         )
 
     def to_bytes(self) -> bytes:
-        """Arrow IPC stream, zstd: the rows, for any Arrow library; all else as JSON under ``tidewire`` in its metadata."""
+        """Arrow IPC stream, zstd: the rows, for any Arrow library; all else is JSON in its metadata, ``tidewire``."""
         line = self.lineage
         parts = {
             name: _ipc(part, {})

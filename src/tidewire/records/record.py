@@ -1,4 +1,4 @@
-'''`Record`: one class is one record type, and everything else follows from it.
+"""`Record`: one class is one record type, and everything else follows from it.
 
 ::
 
@@ -9,7 +9,7 @@
 
 Defining the class registers the type: the Polars and Arrow schema, the store's tables, the JSON form, the OpenAPI
 component, the stream channel and the reference page are all derived from it (`RecordType`, `forms`).
-'''
+"""
 
 from __future__ import annotations
 
@@ -157,12 +157,17 @@ _TYPES: dict[str, RecordType] = {}
 class Record(Schema):
     """The columns every record type has. Subclass it (or `MarketRecord`) to make a type.
 
-    Class keywords: ``version`` (major version, in table and topic names); ``order`` (the column that grows within
-    a series); ``instant`` (``event_time`` is when the venue acted, so the skew between its clock and ours shows in it);
-    ``reference`` (a small table of definitions: a row is compared with all rows ever stored, so a definition that
-    did not change is a duplicate and one that did is a revision); ``series`` (the columns that name a series, where they are not the key without ``order``); ``final`` (a Flag column: rows where it is false are forming, they live on the bus and in the cache
-    only); ``contiguous`` (the ``order`` column counts without holes, so a jump is a gap); ``abstract`` (no type of
-    its own).
+    Class keywords:
+
+    - ``version``: the major version, in table and topic names;
+    - ``order``: the column that grows within a series;
+    - ``series``: the columns that name a series, where they are not the key without ``order``;
+    - ``contiguous``: the ``order`` column counts without holes, so a jump is a gap;
+    - ``instant``: ``event_time`` is when the venue acted, so the skew between its clock and ours shows in it;
+    - ``final``: a Flag column; rows where it is false are forming, they live on the bus and in the cache only;
+    - ``reference``: a small table of definitions: a row is compared with all rows ever stored, so a definition that
+      did not change is a duplicate and one that did is a revision;
+    - ``abstract``: no type of its own.
     """
 
     type: ClassVar[RecordType]

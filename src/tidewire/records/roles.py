@@ -158,7 +158,7 @@ class Symbol(String):
     def __init__(self, about: str, *, nullable: bool = False, key: bool = True) -> None:
         super().__init__(
             nullable=nullable,
-            min_length=3,  # resolving spellings is the instrument book's work; a pattern here would double a batch's check
+            min_length=3,  # the instrument book knows spellings; a pattern here would double the cost of a batch
             description=about,
             metadata=_facts("symbol", "", key=key, example="BTC-USDT.BINANCE"),
         )

@@ -70,6 +70,26 @@ def show_json(what: Any) -> None:
     sys.stdout.flush()
 
 
+def show_rows(rows: list[dict[str, Any]], *, every: bool = False) -> None:
+    """Rows as a table; lineage and empty columns are left out unless asked for."""
+    from tidewire.records.record import LINEAGE
+
+    names = [name for name in (rows[0] if rows else {}) if every or name not in LINEAGE]
+    names = [name for name in names if every or any(row[name] is not None for row in rows)]
+    if not names:
+        console.print("no rows")
+        return
+    table = Table(*names, box=None)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
+    # Never narrower than the rows: a cut number is a wrong number.
+    wide = Console(width=max(console.width, 400), soft_wrap=True)
+    with wide.capture() as text:
+        wide.print(table)
+    for line in text.get().splitlines():
+        console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -158,10 +178,7 @@ def sources(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = F
     if as_json:
         show_json({"installed": found, "running": list(status.values())})
         return
-    table = Table("source", "status", "about", "from", box=None)
-    for entry in found:
-        table.add_row(entry["name"], entry["status"], entry["about"], entry["origin"])
-    console.print(table)
+    show_rows(found)
 
 
 @app.command()
@@ -209,15 +226,12 @@ def query(
     order: Annotated[str, typer.Option(help="asc or desc by time.")] = "desc",
     where: Annotated[list[str] | None, typer.Option(help="Any other filter, name=value, e.g. interval=1m.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="Only the last row of each series.")] = False,
+    every: Annotated[bool, typer.Option("--all-columns", help="Show lineage columns too.")] = False,
     config: ConfigOpt = None,
     data: DataOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Read rows: through the API while a platform runs, from its files otherwise."""
-    import polars as pl
-
-    from tidewire.runtime.reading import table_of
-
     params: dict[str, list[str]] = {"limit": [str(limit)]}
     if not latest:
         params |= {"order": [order]} | {n: [v] for n, v in (("start", start), ("end", end)) if v is not None}
@@ -234,8 +248,7 @@ def query(
         show_json(rows)
         return
     errors.print(reading.how, style="dim", highlight=False, soft_wrap=True)
-    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=console.width, fmt_str_lengths=40):
-        console.print(str(table_of(rows)), highlight=False, soft_wrap=True)
+    show_rows(rows, every=every)
 
 
 @app.command()
@@ -295,16 +308,8 @@ def journal_ls(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt 
     if as_json:
         show_json({"journal": reader.uuid, "accepted": reader.accepted, "segments": segments})
         return
-    table = Table("segment", "first", "last", "bytes", "begun", box=None, title=f"journal {reader.uuid}")
-    for segment in segments:
-        table.add_row(
-            segment["file"],
-            f"{segment['first']:,}",
-            f"{segment['last']:,}",
-            f"{segment['bytes']:,}",
-            segment["created"],
-        )
-    console.print(table)
+    show_rows(segments)
+    console.print(f"journal {reader.uuid}, {reader.accepted:,} frames", highlight=False)
 
 
 @journal_app.command("verify")

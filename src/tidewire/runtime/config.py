@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -88,7 +88,7 @@ class Config(Section, frozen=True):
     pipe: PipeSection = PipeSection()
     store: StoreSection = StoreSection()
     plugins: str = "plugins"
-    sources: list[Any] = []
+    sources: Sequence[Any] = ()
 
     def journal_config(self) -> JournalConfig:
         """The journal's own configuration."""
@@ -189,7 +189,7 @@ def _expand(value: Any, where: str, environ: Mapping[str, str]) -> Any:
         return value
 
     def one(match: re.Match[str]) -> str:
-        found = environ.get(match["name"], match["default"])
+        found: str | None = environ.get(match["name"], match["default"])
         if found is None:
             raise ConfigError(
                 f"{where}: the environment has no {match['name']}. Set it, or write ${{{match['name']}:-}} if it "

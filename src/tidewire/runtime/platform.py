@@ -174,8 +174,8 @@ class Tidewire:
         for stream, at in self.store.positions().items():
             if stream.journal == self.journal.uuid and at > self.journal.head:
                 raise StoreError(
-                    f"The store has {stream.type} up to frame {at:,}, the journal ends at {self.journal.head:,}: frames "
-                    f"were lost (durability below 'disk', or an older copy). Move {self.journal.directory} away to "
+                    f"The store has {stream.type} up to frame {at:,}, the journal ends at {self.journal.head:,}: "
+                    f"frames were lost (durability below 'disk', or an older copy). Move {self.journal.directory} away to "
                     "begin a new journal; what is stored stays."
                 )
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import polars as pl
 
 from tidewire.bus import MemoryBus
 from tidewire.errors import InputError, NotFound, TransientError
@@ -108,11 +107,3 @@ class Reading:
             store=store, cache=LatestCache(), bus=MemoryBus(clock), clock=clock, rng=SystemRng(), resolve=book.resolve
         )
         return Service(platform)
-
-
-def table_of(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Rows for a terminal: lineage columns last, empty columns left out."""
-    if not rows:
-        return pl.DataFrame()
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    return frame.select(name for name in frame.columns if frame[name].null_count() < frame.height)

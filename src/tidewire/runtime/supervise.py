@@ -94,7 +94,7 @@ async def supervise(
     async with running(loaded) as platform:
         if ready is not None:
             ready(platform)
-        waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.asked.wait()), asyncio.create_task(platform.failed.wait())]
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(event.wait()) for event in (stop.asked, platform.failed)]
         if view is not None:
             waits.append(asyncio.create_task(_quietly(view(platform))))
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

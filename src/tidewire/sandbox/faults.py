@@ -30,7 +30,7 @@ def in_microseconds(data: bytes) -> bytes:
 class LedgerEntry:
     """What became of the messages of one stream.
 
-    ``sent`` counts messages put to at least one connection once; their repetitions are in ``duplicated``.
+    ``sent`` counts messages put to at least one connection, repetitions included; ``duplicated`` of them were those.
     """
 
     KEPT = 10_000

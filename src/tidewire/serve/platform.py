@@ -75,6 +75,8 @@ class ServeConfig:
     cursor_key: bytes = b""
     renders: int = 4
     """Answers turned into bytes at the same time; more wait."""
+    requests: int = 512
+    """HTTP connections beside the WebSocket ones; more are refused with 503."""
     connections: int = 256
     """WebSocket connections; more are refused with 503."""
     channels: int = 1_000

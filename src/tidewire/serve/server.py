@@ -123,6 +123,7 @@ class Gateway:
             log_config=None,
             access_log=False,
             proxy_headers=False,
+            limit_concurrency=self.config.requests + self.config.connections,
             server_header=False,
             timeout_graceful_shutdown=max(1, round(self.config.drain)),
         )

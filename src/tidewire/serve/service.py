@@ -15,7 +15,7 @@ from tidewire.records.forms import Numbers
 from tidewire.records.ops import Gap
 from tidewire.records.record import RecordType, types
 from tidewire.serve.cursor import Cursors, digest
-from tidewire.serve.params import Params, type_named, understand
+from tidewire.serve.params import MAX_ROWS_COLUMNAR, Params, type_named, understand
 from tidewire.serve.platform import Platform
 from tidewire.store.protocol import Query, Result
 
@@ -69,14 +69,13 @@ class Service:
         kind = type_named(name)
         request = understand(kind, params, self.platform.resolve, columnar=columnar, latest=True)
         query = request.query
-        result = await self.platform.store.latest(replace(query, fields=()))
+        # All series: which rows are within the limit is known only after the cache had its say.
+        result = await self.platform.store.latest(replace(query, fields=(), limit=MAX_ROWS_COLUMNAR))
         rows = result.rows
         if query.as_of is None and query.snapshot is None:
             # The cache is ahead of the store by what is not committed yet; the store knows what the cache forgot.
-            cached = self.platform.cache.get(kind, query.where)
-            rows = _newest(kind, rows, cached).head(query.limit)
-        if query.fields:
-            rows = rows.select(query.fields)
+            rows = _newest(kind, rows, self.platform.cache.get(kind, query.where))
+        rows = rows.sort(kind.series).head(query.limit).select(query.fields or rows.columns)
         meta = _meta(kind, replace(result, rows=rows), query)
         meta["server_time"] = stamp(utc(self.platform.clock.wall_ns()))
         return Answer(kind, rows, meta, None, request.numbers)
@@ -102,8 +101,8 @@ def _newest(kind: RecordType, stored: pl.DataFrame, cached: pl.DataFrame) -> pl.
     if cached.is_empty():
         return stored
     both = pl.concat([stored, cached.select(stored.columns)])
-    ordered = both.sort("event_time", "frame", maintain_order=True)
-    return ordered.unique(kind.series, keep="last", maintain_order=True).sort(kind.series)
+    ordered = both.sort("event_time", "ingested_at", "frame", "ordinal", maintain_order=True)
+    return ordered.unique(kind.series, keep="last", maintain_order=True)
 
 
 def _filters(query: Query) -> bytes:

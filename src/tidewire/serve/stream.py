@@ -59,6 +59,7 @@ class Hub:
         self._connections: dict[Connection, None] = {}
         self._routes: dict[str, tuple[Connection, ...]] = {}
         self._numbers: dict[str, int] = {}
+        self._floor = 0
         self._positions: dict[Stream, int] = {}
         self._pending: dict[RecordType, list[Part]] = {}
         self._pending_rows = 0
@@ -250,8 +251,8 @@ class Hub:
 
     def _number(self, channel: str) -> int:
         if channel not in self._numbers and len(self._numbers) >= _ROUTES:
-            # Numbers begin anew, which clients see by the epoch; far more channels than a node has.
+            # Far more channels than a node has. Numbers may jump forward, never back.
+            self._floor = max(self._numbers.values())
             self._numbers.clear()
-            self.epoch = self.platform.rng.token(4)
-        number = self._numbers[channel] = self._numbers.get(channel, 0) + 1
+        number = self._numbers[channel] = self._numbers.get(channel, self._floor) + 1
         return number

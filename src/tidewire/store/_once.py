@@ -14,7 +14,7 @@ import duckdb
 import polars as pl
 
 from tidewire.records.record import RecordType
-from tidewire.store._schema import JOURNAL, columns_of, quoted, revisions_table
+from tidewire.store._schema import JOURNAL, columns_of, quoted, registered, revisions_table
 
 NEW, DUPLICATE, REVISION = 0, 1, 2
 
@@ -151,21 +151,14 @@ class Judge:
         near = "" if kind.reference else " AND t.event_time BETWEEN c._from AND c._to"
         bound = "" if kind.reference else " WHERE t.event_time BETWEEN $low AND $high"
         found = f"SELECT {names} FROM {quoted(kind.table)} AS t SEMI JOIN _asked AS c ON {same}{near}{bound}"
-        self._connection.register("_asked", asked)
-        try:
+        with registered(self._connection, "_asked", asked):
             limits = {} if kind.reference else {"low": asked["_from"].min(), "high": asked["_to"].max()}
             first = _fetch(self._connection, found, limits)
-            if first.is_empty() or not self._revised.get(kind.table):
-                return _latest(kind, [first])
-            self._connection.register("_first", first.select(kind.key))
-            later = _fetch(
-                self._connection,
-                f"SELECT {names} FROM {quoted(revisions_table(kind))} AS t SEMI JOIN _first AS c ON {same}",
-                {},
-            )
-            self._connection.unregister("_first")
-        finally:
-            self._connection.unregister("_asked")
+        if first.is_empty() or not self._revised.get(kind.table):
+            return _latest(kind, [first])
+        with registered(self._connection, "_first", first.select(kind.key)):
+            revisions = f"SELECT {names} FROM {quoted(revisions_table(kind))} AS t SEMI JOIN _first AS c ON {same}"
+            later = _fetch(self._connection, revisions, {})
         return _latest(kind, [first, later])
 
 

@@ -155,7 +155,7 @@ class Reading:
             return False
         values = _Values()
         text = f"SELECT 1 FROM {quoted(revisions_table(self._kind))} WHERE {_all(self._near(values))} LIMIT 1"
-        return connection.execute(text, values.bound).fetchone() is not None
+        return bool(connection.execute(text, values.bound).fetchall())
 
     def _visible(self, values: _Values) -> list[str]:
         tests = [f"ingested_at <= {values(self._snapshot)}"]

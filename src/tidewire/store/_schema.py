@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import duckdb
 import polars as pl
@@ -52,17 +53,30 @@ def prepare(connection: duckdb.DuckDBPyConnection, where: str) -> None:
     """
     connection.begin()
     connection.execute(_BOOKKEEPING)
-    found = connection.execute("SELECT value FROM _meta WHERE name = 'schema'").fetchone()
-    if found is None:
+    found = connection.execute("SELECT value FROM _meta WHERE name = 'schema'").fetchall()
+    if not found:
         connection.execute("INSERT INTO _meta VALUES ('schema', ?)", [str(SCHEMA)])
         connection.commit()
         return
     connection.rollback()
-    if int(found[0]) > SCHEMA:
+    if int(found[0][0]) > SCHEMA:
         raise StoreError(
-            f"{where} was written by a newer Tidewire (store schema {found[0]}; this one knows {SCHEMA}). Upgrade "
+            f"{where} was written by a newer Tidewire (store schema {found[0][0]}; this one knows {SCHEMA}). Upgrade "
             "Tidewire, or name another file."
         )
+
+
+@contextlib.contextmanager
+def registered(connection: duckdb.DuckDBPyConnection, name: str, frame: pl.DataFrame) -> Iterator[None]:
+    """A frame as a table of that name, for the statements inside."""
+    connection.register(name, frame)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # an aborted transaction allows nothing but its end
+            connection.unregister(name)
+        raise
+    connection.unregister(name)
 
 
 class Tables:
@@ -76,14 +90,17 @@ class Tables:
         """Whether the tables of the type are known to fit it."""
         return self._ready.get(kind.table) is kind
 
-    def ensure(self, kind: RecordType) -> bool:
-        """Bring the tables of a type into being; true if that was the first time in this process.
+    def forget(self, kinds: Iterable[RecordType]) -> None:
+        """Their tables were not made after all."""
+        for kind in kinds:
+            self._ready.pop(kind.table, None)
+
+    def ensure(self, kind: RecordType) -> None:
+        """Bring the tables of a type into being.
 
         Raises:
             StoreError: a table of that name has other columns.
         """
-        if self.ready(kind):
-            return False
         for table in (kind.table, revisions_table(kind)):
             columns = dict(self._columns(table))
             if columns:
@@ -92,7 +109,6 @@ class Tables:
                 text = ddl(kind).replace(kind.table, table, 1).removesuffix("\n)")
                 self._connection.execute(f"{text},\n  {JOURNAL} USMALLINT NOT NULL\n)")
         self._ready[kind.table] = kind
-        return True
 
     def _columns(self, table: str) -> list[tuple[str, str]]:
         rows = self._connection.execute(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -18,7 +18,7 @@ from tidewire.records.ops import Gap, Quarantined
 from tidewire.records.record import RecordType, types
 from tidewire.store._book import Book, Position
 from tidewire.store._once import DUPLICATE, REVISION, Judge, Key, Marks
-from tidewire.store._schema import JOURNAL, Tables, columns_of, quoted, revisions_table
+from tidewire.store._schema import JOURNAL, Tables, columns_of, quoted, registered, revisions_table
 from tidewire.store.protocol import Written
 
 RIDERS = (Gap.type, Quarantined.type)
@@ -86,12 +86,24 @@ class Writer:
         """Whether the end of the last transaction is unknown."""
         self.unsure: Unsure | None = None
         """The commit whose end is unknown."""
-        for kind in types().values():
-            self.ensure(kind)
+        self.ensure(types().values())
 
-    def ensure(self, kind: RecordType) -> None:
-        """Bring the tables of a type into being, and know what is in them."""
-        if self.tables.ensure(kind):
+    def ensure(self, kinds: Iterable[RecordType]) -> None:
+        """Bring the tables of types into being, and know what is in them."""
+        missing = [kind for kind in kinds if not self.tables.ready(kind)]
+        if not missing:
+            return
+        self._connection.begin()
+        try:
+            for kind in missing:
+                self.tables.ensure(kind)
+            self._connection.commit()
+        except BaseException:
+            self.tables.forget(missing)
+            with contextlib.suppress(duckdb.Error):
+                self._connection.rollback()
+            raise
+        for kind in missing:
             self._look_into(kind)
 
     def _look_into(self, kind: RecordType) -> None:
@@ -131,8 +143,7 @@ class Writer:
         for batch in batches:
             _check_shape(batch)
         try:
-            for kind in {batch.type.name: batch.type for batch in batches}.values():
-                self.ensure(kind)
+            self.ensure({batch.type.name: batch.type for batch in batches}.values())
             self._connection.begin()
         except duckdb.Error as error:
             _commits.labels("failed").inc()
@@ -215,11 +226,8 @@ class Writer:
         if rows.is_empty():
             return
         names = columns_of([*kind.schema, JOURNAL])
-        self._connection.register("_rows", rows)
-        try:
+        with registered(self._connection, "_rows", rows):
             self._connection.execute(f"INSERT INTO {quoted(table)} ({names}) SELECT {names} FROM _rows")
-        finally:
-            self._connection.unregister("_rows")
 
     def _account(self, kind: RecordType, part: _Part, verdict: pl.Series | None, outcome: _Outcome) -> None:
         duplicates = 0 if verdict is None else int((verdict == DUPLICATE).sum())

@@ -138,8 +138,7 @@ class DuckDBStore:
     async def counts(self) -> Mapping[tuple[str, str], int]:
         """Rows actually in the tables, revisions included, by (record type, source): what the fates must agree with."""
         kinds = [*types().values()]
-        for kind in kinds:
-            await self._ensure(kind)
+        await self._ensure(*kinds)
 
         def count(connection: duckdb.DuckDBPyConnection) -> Counter[tuple[str, str]]:
             found: Counter[tuple[str, str]] = Counter()
@@ -240,15 +239,18 @@ class DuckDBStore:
             assert self._connection is not None
             self._pool = ReadPool(self._connection, self._config)
 
-    async def _ensure(self, kind: RecordType) -> None:
-        """Tables of a type that was defined after the store was opened."""
-        writer = self._open_writer
-        if not writer.tables.ready(kind):
-            async with self._turn:
-                try:
-                    await self._in_thread(lambda: writer.ensure(kind))
-                except duckdb.Error as error:
-                    raise StoreError(f"Cannot make the tables of {kind.name}: {error}") from error
+    async def _ensure(self, *kinds: RecordType) -> None:
+        """Tables of types that were defined after the store was opened."""
+        if all(map(self._open_writer.tables.ready, kinds)):
+            return
+        async with self._turn:
+            writer = self._open_writer
+            try:
+                await self._in_thread(lambda: writer.ensure(kinds))
+            except duckdb.Error as error:
+                raise StoreError(
+                    f"Cannot make the tables of {', '.join(kind.name for kind in kinds)}: {error}"
+                ) from error
 
     async def _answer(
         self, what: str, query: Query, method: Callable[[Reading], Callable[[duckdb.DuckDBPyConnection], Page]]

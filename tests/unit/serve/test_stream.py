@@ -171,11 +171,11 @@ async def test_a_slow_reader_of_events_gets_a_gap_then_4008_and_others_everythin
             await served.publish(TRADE, trades(100, trade_id="x" * 200))
             published += 1
             # The good reader keeps up, so only the slow one can be full.
-            await served.settled(lambda: len(got) == published)
+            await served.settled(lambda wanted=published: len(got) == wanted)
             evicted = telemetry.value("tidewire_ws_evictions_total", reason="slow_reader") - before
         slow.transport.resume_reading()
         frames: list[dict[str, Any]] = []
-        with pytest.raises(ConnectionClosed) as closed:
+        with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - it ends somewhere in the loop
             while True:
                 frames.append(await frame(slow))
         assert closed.value.rcvd is not None
@@ -195,8 +195,8 @@ async def test_a_slow_reader_of_events_gets_a_gap_then_4008_and_others_everythin
 
 
 async def _numbers(socket: Any, got: list[int]) -> None:
-    async for text in socket:
-        got.append(msgspec.json.decode(text)["seq"])
+    while True:
+        got.append((await frame(socket, "data"))["seq"])
 
 
 async def test_a_dead_reader_is_cut_off_and_holds_no_memory() -> None:
@@ -249,3 +249,15 @@ async def test_two_sources_of_one_instrument_do_not_conflate() -> None:
         await served.publish(QUOTE, both)
         rows = [row for _ in range(2) for row in (await frame(socket))["rows"]]
         assert {row["source"] for row in rows} == {"binance", "other"}
+
+
+async def test_numbers_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tidewire.serve import stream as module
+
+    monkeypatch.setattr(module, "_ROUTES", 1)
+    async with serving() as served, served.stream("trade.>") as socket:
+        for instrument in (BTC, BTC, ETH, BTC):
+            await served.publish(TRADE, trades(1, instrument=instrument))
+            await served.settled(lambda: not served.gateway.application.hub._pending)
+        seen = [(found["ch"], found["seq"]) for found in [await frame(socket) for _ in range(4)]]
+        assert seen == [(f"trade.{BTC}", 1), (f"trade.{BTC}", 2), (f"trade.{ETH}", 3), (f"trade.{BTC}", 4)]

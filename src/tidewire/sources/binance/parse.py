@@ -9,8 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import polars as pl
 
-from tidewire.collect import Outcome, Parsed
-from tidewire.journal import Frame
+from tidewire.collect import Frame, Outcome, Parsed
 from tidewire.records.instrument import canonical, uid
 from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
 from tidewire.sources.binance import wire
