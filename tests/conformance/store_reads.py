@@ -382,7 +382,7 @@ async def _follow(make: Any, kind: RecordType, specs: list[dict[str, Any]], cuts
                 naive.take(frame)
             asked = {"snapshot": store.watermark(kind), "as_of": at(high % 9)}
             for more in ({"snapshot": asked["snapshot"]}, asked):
-                answers.append((more, await everything(store, kind, **more)))
+                answers += [(more, await everything(store, kind, **more))]
         for more, answer in answers:
             now = await everything(store, kind, **more)
             assert now.equals(answer)

@@ -109,6 +109,11 @@ def _typed(name: str, values: Values, dtype: pl.DataType) -> tuple[pl.Series, pl
         return values.alias(name), None
     if isinstance(dtype, pl.Decimal):
         return decimals(name, values.to_list() if isinstance(values, pl.Series) else values, dtype)
+    if isinstance(dtype, pl.Float64) and len(values) and any(isinstance(value, str) for value in values):
+        text = pl.Series(name, values, dtype=pl.String)
+        numbers = text.cast(pl.Float64, strict=False)
+        wrong = numbers.is_null() & text.is_not_null()
+        return numbers, wrong if wrong.any() else None
     if isinstance(dtype, pl.Datetime):
         return pl.Series(name, values, dtype=pl.Int64).cast(dtype), None
     if isinstance(dtype, pl.List):

@@ -3,7 +3,7 @@
 ::
 
     class Trade(MarketRecord, order="sequence"):
-        \"""One executed trade, as the venue reported it.\"""
+        "One executed trade, as the venue reported it."
 
         price = Price("Price of the trade.", unit="quote asset", above=0)
 

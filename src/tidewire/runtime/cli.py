@@ -261,12 +261,19 @@ def audit(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = Fal
     else:
         errors.print(reading.how, style="dim", highlight=False, soft_wrap=True)
         fates = sorted({fate for line in books["lines"] for fate in line["fates"]})
-        table = Table("source", "type", "hour", "received", *fates, "difference", box=None)
-        for line in books["lines"]:
-            counts = [f"{line['fates'].get(fate, 0):,}" for fate in fates]
-            hour = line["hour"][:13]
-            table.add_row(line["source"], line["type"], hour, f"{line['received']:,}", *counts, str(line["difference"]))
-        console.print(table)
+        show_rows(
+            [
+                {
+                    "source": line["source"],
+                    "type": line["type"],
+                    "hour": line["hour"][:13],
+                    "received": line["received"],
+                }
+                | {fate: line["fates"].get(fate, 0) for fate in fates}
+                | {"difference": line["difference"]}
+                for line in books["lines"]
+            ]
+        )
         for place, both in books["tables"].items():
             console.print(f"{place}: the books say {both['books']:,} stored, the table holds {both['table']:,}")
         console.print(f"difference {books['difference']:,}, in flight {books['in_flight_frames']:,} frames")

@@ -189,7 +189,8 @@ def _expand(value: Any, where: str, environ: Mapping[str, str]) -> Any:
         return value
 
     def one(match: re.Match[str]) -> str:
-        found: str | None = environ.get(match["name"], match["default"])
+        default = cast("str | None", match["default"])
+        found = environ.get(match["name"], default)
         if found is None:
             raise ConfigError(
                 f"{where}: the environment has no {match['name']}. Set it, or write ${{{match['name']}:-}} if it "

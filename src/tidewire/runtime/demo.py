@@ -16,7 +16,7 @@ from tidewire.collect import SourceConfig
 from tidewire.errors import ConfigError, TransientError
 from tidewire.runtime.config import Config, Listen, Loaded, Log
 from tidewire.runtime.supervise import supervise
-from tidewire.runtime.view import Progress, show
+from tidewire.runtime.view import Progress
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 MARKER = ".tidewire-demo"
@@ -51,12 +51,16 @@ async def demo(console: Console, directory: Path, *, port: int, rate: float, sec
         hints = _hints(f"http://127.0.0.1:{port}", directory)
         await supervise(
             loaded,
-            view=lambda platform: show(platform, console, hints),
+            view=lambda _: progress[0].show(),
             seconds=seconds,
-            ready=lambda platform: progress.append(Progress(platform, console)),
+            ready=lambda platform: progress.append(Progress(platform, console, hints)),
         )
         console.print(progress[0].line(), highlight=False, soft_wrap=True)
-    console.print(f"Stopped cleanly. The data is in {directory}; remove the folder when you are done.")
+    console.print(
+        f"Stopped cleanly. The data is in {directory}; remove the folder when you are done.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _hints(url: str, directory: Path) -> list[str]:

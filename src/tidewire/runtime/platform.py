@@ -175,8 +175,8 @@ class Tidewire:
             if stream.journal == self.journal.uuid and at > self.journal.head:
                 raise StoreError(
                     f"The store has {stream.type} up to frame {at:,}, the journal ends at {self.journal.head:,}: "
-                    f"frames were lost (durability below 'disk', or an older copy). Move {self.journal.directory} away to "
-                    "begin a new journal; what is stored stays."
+                    f"frames were lost (durability below 'disk', or an older copy). Move {self.journal.directory} "
+                    "away to begin a new journal; what is stored stays."
                 )
 
     def _remember(self, event: Event) -> None:

@@ -31,7 +31,7 @@ class Progress:
         self._platform = platform
         self._console = console
         self._hints = hints
-        self._last = (platform.clock.mono_ns(), 0)
+        self._last = (platform.clock.mono_ns(), platform.journal.head)
         self._rate = 0.0
 
     async def show(self) -> None:
@@ -60,7 +60,7 @@ class Progress:
         now, frames = platform.clock.mono_ns(), platform.journal.head
         then, before = self._last
         if now - then > 2e8:
-            self._rate = (frames - before) / ((now - then) / 1e9) if before else 0.0
+            self._rate = (frames - before) / ((now - then) / 1e9)
             self._last = (now, frames)
         names = list(types())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import duckdb
 import polars as pl
@@ -67,7 +67,7 @@ def prepare(connection: duckdb.DuckDBPyConnection, where: str) -> None:
 
 
 @contextlib.contextmanager
-def registered(connection: duckdb.DuckDBPyConnection, name: str, frame: pl.DataFrame) -> Iterator[None]:
+def registered(connection: duckdb.DuckDBPyConnection, name: str, frame: pl.DataFrame) -> Generator[None]:
     """A frame as a table of that name, for the statements inside."""
     connection.register(name, frame)
     try:

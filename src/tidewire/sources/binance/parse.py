@@ -227,7 +227,7 @@ def _tickers(messages: list[wire.TickerMessage], frames: Sequence[Frame], names:
         "trades": [ticker.n for ticker in data],
         "bid_price": [_or_none(ticker.b) for ticker in data],
         "ask_price": [_or_none(ticker.a) for ticker in data],
-        "change_ratio": pl.Series([ticker.P for ticker in data]).cast(pl.Float64, strict=False) / 100,
+        "change_ratio": [_percent(ticker.P) for ticker in data],
     }
     return [Parsed(Ticker.type, columns, frames)]
 
@@ -288,6 +288,11 @@ def _instruments(info: wire.ExchangeInfo, frame: Frame) -> Parsed:
 def _or_none(text: str | None) -> str | None:
     """Binance writes zero where there is no price; missing is null, never zero."""
     return None if text is None or not text.strip("0.") else text
+
+
+def _percent(text: str) -> str:
+    """Percent as a ratio, in text: dividing the float would add an error of its own."""
+    return f"{text}e-2"
 
 
 _EXCHANGE_INFO = msgspec.json.Decoder(wire.ExchangeInfo)

@@ -1,0 +1,99 @@
+"""One run of the product on the real recording, looked at by several tests."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+import websockets
+from integration.kit import RECORDING, Api, api, binance, idle, loaded, running, tables, until
+
+from tidewire.runtime.config import Loaded
+from tidewire.runtime.platform import Tidewire
+from tidewire.sandbox.config import SandboxConfig
+from tidewire.sandbox.server import Sandbox
+
+TRADES, QUOTES = 6_106, 24_077
+AFTER = "2024-08-10"
+CHANNEL = "trade.ETH-USDT.BINANCE"
+
+
+@dataclass
+class Recorded:
+    """What was seen of the run."""
+
+    configuration: Loaded
+    data: Path
+    frames: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    answers: dict[str, Any] = field(default_factory=dict[str, Any])
+    bodies: dict[str, tuple[dict[str, str], bytes]] = field(default_factory=dict[str, tuple[dict[str, str], bytes]])
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict[str, pl.DataFrame])
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """The recording, played through real sockets into a running platform."""
+    if not RECORDING.is_file():
+        pytest.skip(f"no recording at {RECORDING}")
+    return asyncio.run(_record(tmp_path_factory.mktemp("recording")))
+
+
+async def _record(directory: Path) -> Recorded:
+    sandbox = Sandbox(SandboxConfig(tape=RECORDING, speed=None))
+    await sandbox.start()
+    try:
+        configuration = loaded(directory, [binance(sandbox.url, ["ETHUSDT"])], clock="upstream")
+        run = Recorded(configuration, configuration.data_dir)
+        async with running(configuration) as platform, api(platform) as client:
+            await until(lambda: len(sandbox.status()["subscriptions"]) == 2, "the platform's subscriptions")
+            await _play(sandbox, platform, run)
+            await idle(platform)
+            await _ask(client, run)
+        run.tables = tables(run.data)
+        return run
+    finally:
+        await sandbox.stop()
+
+
+async def _play(sandbox: Sandbox, platform: Tidewire, run: Recorded) -> None:
+    """Play everything while a subscriber listens, until it and the store have all."""
+    url = platform.url.replace("http", "ws") + "/v1/stream"
+    async with websockets.connect(url, subprotocols=[websockets.Subprotocol("tidewire.v1.json")], proxy=None) as socket:
+        await socket.send(msgspec.json.encode({"op": "subscribe", "channels": [CHANNEL], "id": 1}).decode())
+        while (frame := msgspec.json.decode(await socket.recv()))["op"] != "subscribed":
+            run.frames.append(frame)
+        sandbox.play()
+        rows = 0
+        async with asyncio.timeout(60):
+            while rows < TRADES:
+                frame = msgspec.json.decode(await socket.recv())
+                run.frames.append(frame)
+                rows += len(frame.get("rows", ()))
+        await sandbox.finished()
+
+    async def stored() -> bool:
+        counts = await platform.store.counts()
+        return counts.get(("trade", "binance"), 0) >= TRADES and counts.get(("quote", "binance"), 0) >= QUOTES
+
+    await until(stored, "all rows stored")
+
+
+async def _ask(client: Api, run: Recorded) -> None:
+    run.answers["sources"] = await client.get("/v1/sources")
+    run.answers["audit"] = await client.get("/v1/audit")
+    run.answers["bars"] = await client.get("/v1/trade", resample="1m", symbol="ETH-USDT", limit=1_000)
+    run.answers["quarantine"] = await client.get("/v1/quarantine")
+    run.answers["gaps"] = await client.get("/v1/gaps")
+    run.answers["latest"] = await client.get("/v1/trade/latest", symbol="ETHUSDT")
+    for kind in ("trade", "quote"):
+        for form in ("json", "ndjson", "csv", "arrow", "parquet"):
+            asked = {"symbol": "ETH-USDT", "limit": 100_000, "format": form, "snapshot": AFTER}
+            status, headers, body = await client.raw(f"/v1/{kind}", **asked)
+            assert status == 200, body[:500]
+            run.bodies[f"{kind}.{form}"] = headers, body
+        run.answers[f"last {kind}"] = await client.get(f"/v1/{kind}", order="desc", limit=1)
