@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TextIO
 
@@ -69,13 +69,15 @@ def configure(level: str = "info", form: Literal["console", "json"] = "console",
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # before `redact`: messages of exceptions hold URLs
         redact,
     ]
     stream = to or sys.stderr
     renderer: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.JSONRenderer()]
         if form == "json"
-        else [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # The plain form: the pretty one prints local variables, and secrets with them.
+        else [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=shared + renderer,
@@ -86,10 +88,22 @@ def configure(level: str = "info", form: Literal["console", "json"] = "console",
 
 
 def redact(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Replace secrets in a log line: by key name, and in the query string of any URL."""
+    """Replace secrets in a log line: by key name, and in the query string of any URL; inside lists and mappings too."""
     for name, what in event.items():
-        if _SECRET.search(name) and what not in (None, ""):
-            event[name] = "***"
-        elif isinstance(what, str) and "=" in what:
-            event[name] = _SECRET_QUERY.sub(r"\1***", what)
+        event[name] = _redacted(name, what)
     return event
+
+
+def _redacted(name: str, what: Any) -> Any:
+    if what is None or isinstance(what, bool):
+        return what
+    if _SECRET.search(name) and what != "":
+        return "***"
+    if isinstance(what, (int, float)):
+        return what
+    if isinstance(what, Mapping):
+        return {key: _redacted(str(key), inner) for key, inner in what.items()}
+    if isinstance(what, (list, tuple)):
+        return [_redacted("", inner) for inner in what]
+    text = repr(what) if isinstance(what, BaseException) else str(what)  # also a URL, a path
+    return _SECRET_QUERY.sub(r"\1***", text) if "=" in text else text

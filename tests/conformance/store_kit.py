@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,6 +181,11 @@ class Naive:
 
 def bars_by_hand(trades: Iterable[Mapping[str, Any]], seconds: int) -> dict[tuple[str, datetime], dict[str, Any]]:
     """Bars of trades with Python's decimals; trades are given in their true order."""
+    with decimal.localcontext(prec=76):
+        return _bars_by_hand(trades, seconds)
+
+
+def _bars_by_hand(trades: Iterable[Mapping[str, Any]], seconds: int) -> dict[tuple[str, datetime], dict[str, Any]]:
     found: dict[tuple[str, datetime], dict[str, Any]] = {}
     for row in trades:
         since = (row["event_time"] - EPOCH) // timedelta(seconds=seconds)

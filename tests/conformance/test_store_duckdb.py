@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("conformance.store", "conformance.store_kit", "conformance.store_reads")
+pytest.register_assert_rewrite("conformance.store", "conformance.store_reads")
 
 from conformance.store import StoreConformance
 

@@ -1,4 +1,4 @@
-"""One run of the product on the real recording, looked at by several tests."""
+"""Two runs of the product, looked at by several tests: a real recording, and a synthetic market with faults."""
 
 from __future__ import annotations
 
@@ -11,11 +11,25 @@ import msgspec
 import polars as pl
 import pytest
 import websockets
-from integration.kit import RECORDING, Api, api, binance, idle, loaded, running, tables, until
+from integration.kit import (
+    RECORDING,
+    Api,
+    Eager,
+    api,
+    binance,
+    books,
+    feed_connects,
+    idle,
+    loaded,
+    running,
+    tables,
+    until,
+)
 
+from tidewire.records.market import Trade
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import Tidewire
-from tidewire.sandbox.config import SandboxConfig
+from tidewire.sandbox.config import Faults, SandboxConfig
 from tidewire.sandbox.server import Sandbox
 
 TRADES, QUOTES = 6_106, 24_077
@@ -97,3 +111,68 @@ async def _ask(client: Api, run: Recorded) -> None:
             assert status == 200, body[:500]
             run.bodies[f"{kind}.{form}"] = headers, body
         run.answers[f"last {kind}"] = await client.get(f"/v1/{kind}", order="desc", limit=1)
+
+
+# -- faults ---------------------------------------------------------------------------------------------------------
+
+SYMBOLS = {"BTCUSDT": "BTC-USDT.BINANCE", "ETHUSDT": "ETH-USDT.BINANCE", "SOLUSDT": "SOL-USDT.BINANCE"}
+EVENTS, RATE = 20_000, 3_000.0
+FAULTS = Faults(drop=0.005, duplicate=0.01, reorder=0.01, disconnect_every=2_500, seed=11)
+
+
+@dataclass
+class Faulty:
+    """What came of a market with faults, the platform being stopped and started twice meanwhile."""
+
+    configuration: Loaded
+    data: Path
+    ledger: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    audit: dict[str, Any] = field(default_factory=dict[str, Any])
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict[str, pl.DataFrame])
+    books: dict[tuple[str, str, str], int] = field(default_factory=dict[tuple[str, str, str], int])
+    connects: int = 0
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
+    """Drops, repeats, reorderings and disconnects under load, with two restarts."""
+    return asyncio.run(_faulty(tmp_path_factory.mktemp("faulty")))
+
+
+async def _faulty(directory: Path) -> Faulty:
+    config = SandboxConfig(
+        symbols=tuple(SYMBOLS), rate=RATE, events=EVENTS, start_on=frozenset({"@trade"}), history_hours=1, faults=FAULTS
+    )
+    sandbox = Sandbox(config)
+    await sandbox.start()
+    try:
+        more = {"kline": {"symbols": list(SYMBOLS), "intervals": ["1s", "1m"], "history": 30}}
+        more["ticker"] = {"update_interval": "500ms"}
+        configuration = loaded(directory, [binance(sandbox.url, list(SYMBOLS), **more)])
+        run = Faulty(configuration, configuration.data_dir)
+        for part in (1, 2):
+            async with running(configuration, Eager()) as platform:
+                await until(lambda part=part: sandbox.status()["events"] >= part * EVENTS // 3, "a third of the market")
+                run.connects += feed_connects(platform)
+        async with running(configuration, Eager()) as platform, api(platform) as client:
+            await until(lambda: sandbox.status()["events"] >= EVENTS * 9 // 10, "most of the market")
+            sandbox.faults = Faults()  # so that the end of the market is sure to arrive
+            await sandbox.finished()
+            await until(lambda: _all_here(sandbox, platform), "the last trades")
+            await idle(platform)
+            run.audit = (await client.get("/v1/audit"))["data"]
+            run.connects += feed_connects(platform)
+        run.ledger = sandbox.ledger()
+        run.tables = tables(run.data)
+        run.books = books(run.data)
+        return run
+    finally:
+        await sandbox.stop()
+
+
+def _all_here(sandbox: Sandbox, platform: Tidewire) -> bool:
+    """Whether the last message of each trade stream that was sent to the platform has been received."""
+    last = {instrument: sandbox.ledger()[f"{symbol.lower()}@trade"]["last_id"] for symbol, instrument in SYMBOLS.items()}
+    rows = platform.cache.get(Trade.type, {}).select("instrument", "sequence")
+    have = dict(rows.iter_rows())
+    return all(have.get(instrument) == ident for instrument, ident in last.items())

@@ -177,8 +177,9 @@ class _Rows:
     @property
     def first(self) -> int:
         """The first frame any row is from."""
-        firsts = [part["frame"][0] for part in (self.rows, self.rejected) if part is not None and part.height]
-        return min(firsts)
+        # Rejected rows of several parts are not in order.
+        frames = [part["frame"] for part in (self.rows, self.rejected) if part is not None and part.height]
+        return min(int(frame.min()) for frame in frames)  # pyright: ignore[reportArgumentType]
 
     def keep(self, mask: pl.Series) -> _Rows:
         return _Rows(self.rows.filter(mask), self.connections.filter(mask), self.rejected)
@@ -196,7 +197,7 @@ def _rows_of(source: str, part: Parsed) -> _Rows:
     sequences = [frame.sequence for frame in frames]
     times = [frame.wall_ns // 1_000 for frame in frames]
     columns: dict[str, Any] = {"ingested_at": times, **part.columns, "source": source, "frame": sequences}
-    columns["ordinal"] = part.ordinals or pl.repeat(0, len(frames), dtype=pl.Int32, eager=True)
+    columns["ordinal"] = part.ordinals or [0] * len(frames)
     built = build(part.type, columns, len(frames))
     connections = pl.Series("connection", [frame.origin.request for frame in frames], dtype=pl.String)
     if not built.not_exact:

@@ -46,8 +46,9 @@ class Processor:
         rows = batch.rows.filter(known)
         if rows.is_empty():
             return
-        if kind.instant and batch.connections is not None:
-            self.skew.future(kind.name, rows, batch.connections.filter(known))
+        connections = None if batch.connections is None else batch.connections.filter(known)
+        wrong, _ = self._wrong(kind, rows, connections)
+        rows = rows.filter(~wrong)
         self.watch(kind).remember(rows if kind.final is None else rows.filter(pl.col(kind.final)))
 
     def process(self, batch: Batch) -> Batch:
@@ -73,11 +74,7 @@ class Processor:
 
     def _check(self, batch: Batch, fates: Counter[Fate]) -> tuple[pl.DataFrame, pl.DataFrame | None]:
         kind, rows = batch.type, batch.rows
-        mask = kind.check(rows) > 0
-        future: pl.Series | None = None
-        if kind.instant and batch.connections is not None:
-            future = self.skew.future(kind.name, rows, batch.connections)
-            mask = mask if future is None else mask | future
+        mask, future = self._wrong(kind, rows, batch.connections)
         if not mask.any():
             return rows, None
         bad = rows.filter(mask)
@@ -86,6 +83,16 @@ class Processor:
         fates += fates_of(bad, "quarantined")
         _rows.labels(kind.name, "quarantined").inc(bad.height)
         return rows.filter(~mask), quarantined(rejected)
+
+    def _wrong(
+        self, kind: RecordType, rows: pl.DataFrame, connections: pl.Series | None
+    ) -> tuple[pl.Series, pl.Series | None]:
+        """Which rows fail, and which of these because they come from the future (``None``: none do)."""
+        mask = kind.check(rows) > 0
+        if not kind.instant or connections is None:
+            return mask, None
+        future = self.skew.future(kind.name, rows, connections)
+        return mask if future is None else mask | future, future
 
     def _gap_rows(self, kind: RecordType, holes: list[Hole]) -> pl.DataFrame | None:
         if not holes:

@@ -8,7 +8,7 @@ row by row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -71,15 +71,17 @@ class SeriesWatch:
         self._history_rows = 0
 
     def seed(self, marks: pl.DataFrame) -> None:
-        """Continue from what is stored: columns of the series, the order column and ``event_time``."""
+        """Continue from what is stored: columns of the series, ``order`` and ``event_time``, as a store's `marks`."""
         for row in marks.iter_rows(named=True):
             series = tuple(row[name] for name in self.kind.series)
-            self._marks[series] = _Mark(_whole(row[self._order]), _whole(row["event_time"]))
+            self._marks[series] = _Mark(_whole(row["order"]), _whole(row["event_time"]))
 
-    def seed_hole(self, hole: Hole) -> None:
-        """Continue waiting for what an open gap misses."""
+    def seed_hole(self, hole: Hole, came: Collection[int] = ()) -> None:
+        """Continue waiting for what an open gap misses; ``came`` are order values of it that are stored already."""
         parts = self._open.setdefault(hole.series, [])
         parts.append((hole.first, hole.last, hole))
+        for order in sorted(came):
+            self._fill(hole.series, order, hole.shown)
         del parts[:-MAX_OPEN_HOLES]
 
     def sort(self, rows: pl.DataFrame) -> Sorted:
@@ -106,14 +108,13 @@ class SeriesWatch:
     # -- fast way ---------------------------------------------------------------------------------------------
 
     def _groups(self, rows: pl.DataFrame) -> Iterator[tuple[Series, _Group]]:
-        order = pl.col(self._order)
         names = self.kind.series
-        if rows.select(pl.col(name).min() == pl.col(name).max() for name in names).row(0) == (True,) * len(names):
-            found = rows.select(*(pl.col(name).first() for name in names), *_summary(order))
-        else:
-            found = rows.group_by(names, maintain_order=True).agg(*_summary(order))
+        columns = [rows.get_column(name) for name in names]
+        if all((column == column[0]).all() for column in columns):
+            yield tuple(column[0] for column in columns), _group_of(rows, self._order)
+            return
         width = len(names)
-        for row in found.iter_rows():
+        for row in rows.group_by(names, maintain_order=True).agg(*_summary(pl.col(self._order))).iter_rows():
             yield row[:width], _Group(*row[width:])
 
     def _is_contiguous(self, series: Series, mark: _Mark | None, group: _Group) -> bool:
@@ -189,7 +190,7 @@ class SeriesWatch:
     def _without_order(self, rows: pl.DataFrame) -> Sorted:
         if rows.is_empty():
             return Sorted(rows, None, [])
-        repeated = self._repeats(rows, pl.repeat(value=True, n=rows.height, eager=True))
+        repeated = self._repeats(rows, pl.Series([True] * rows.height))
         kept = rows.filter(~repeated)
         self.remember(kept)
         return Sorted(kept, rows.filter(repeated) if repeated.any() else None, [])
@@ -234,6 +235,18 @@ class _Group:
     nulls: int
     grows: bool
     event_us: int
+
+
+def _group_of(rows: pl.DataFrame, name: str) -> _Group:
+    """The summary of rows that are all of one series, without starting the query engine."""
+    order = rows.get_column(name).to_physical()
+    event_us = int(rows.get_column("event_time").to_physical()[-1])
+    nulls = order.null_count()
+    if nulls:
+        return _Group(0, 0, len(order), nulls, grows=False, event_us=event_us)
+    numbers = order.to_numpy()
+    grows = bool((numbers[1:] > numbers[:-1]).all())
+    return _Group(int(numbers[0]), int(numbers[-1]), len(order), 0, grows, event_us)
 
 
 def _summary(order: pl.Expr) -> list[pl.Expr]:

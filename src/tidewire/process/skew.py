@@ -46,9 +46,8 @@ class _Window:
     def turn(self, window: int) -> None:
         """Begin the window that a frame belongs to."""
         if window != self.window:
-            self.before = self.now if window == self.window + 1 else None
             # An idle window forgets nothing: the last known value stands until there is a new one.
-            self.before = self.before if self.before is not None else self.now
+            self.before = self.now if self.now is not None else self.before
             self.now = None
             self.window = window
 
@@ -71,7 +70,8 @@ class SkewWatch:
         ``rows`` need ``source``, ``event_time``, ``ingested_at`` and ``frame``, in frame order. Rows stamped with
         the receive time itself say nothing about the skew.
         """
-        late = (rows["ingested_at"].to_physical() - rows["event_time"].to_physical()).to_numpy()
+        late = rows["ingested_at"].to_physical() - rows["event_time"].to_physical()
+        late = late.fill_null(0).to_numpy()  # a row without a time fails a rule of its own
         frames = rows["frame"].to_numpy()
         names = connections.unique().to_list()
         mask: npt.NDArray[np.bool_] | None = None

@@ -5,6 +5,7 @@ A new release of that library is met here; no other module imports it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "Schema",
     "String",
     "failures",
+    "quick_tests",
     "rule",
     "rules_of",
 ]
@@ -38,6 +40,42 @@ def rules_of(schema: type[Schema]) -> dict[str, pl.Expr]:
     """Every rule of a schema by name (``price|min``, ``not_crossed``), in a fixed order."""
     rules = schema._validation_rules(with_cast=False)  # pyright: ignore[reportPrivateUsage]
     return {name: found.expr for name, found in rules.items()}
+
+
+def quick_tests(column: Column) -> dict[str, Callable[[pl.Series], bool]]:
+    """For the rules of a column that an aggregate answers: rule name → whether a whole Series keeps it.
+
+    They say the same as the rules' expressions and cost a microsecond instead of fifteen.
+    """
+    tests: dict[str, Callable[[pl.Series], bool]] = {}
+    if not column.nullable:
+        tests["nullability"] = _no_null
+    if isinstance(column, (Decimal, Int32, Int64)):
+        if column.min is not None:
+            tests["min"] = functools.partial(_at_least, column.min)
+        if column.min_exclusive is not None:
+            tests["min_exclusive"] = functools.partial(_above, column.min_exclusive)
+    if isinstance(column, String) and column.min_length == 1:
+        tests["min_length"] = _no_empty
+    return tests | (column.metadata or {}).get("quick", {})
+
+
+def _no_null(series: pl.Series) -> bool:
+    return series.null_count() == 0
+
+
+def _no_empty(series: pl.Series) -> bool:
+    return not (series == "").any()
+
+
+def _at_least(bound: Any, series: pl.Series) -> bool:
+    least: Any = series.min()
+    return least is None or least >= bound
+
+
+def _above(bound: Any, series: pl.Series) -> bool:
+    least: Any = series.min()
+    return least is None or least > bound
 
 
 def failures(schema: type[Schema], rows: pl.DataFrame) -> list[list[str]]:

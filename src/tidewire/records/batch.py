@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 import pyarrow as pa
+import xxhash
 
-from tidewire.errors import ParseError
+from tidewire.errors import NotFound, ParseError
 from tidewire.records.ops import Gap, Quarantined
 from tidewire.records.record import RecordType, record_type
 
 FORMAT = 1
+_CHECKSUM = 16
 
 FATES = ("stored", "quarantined", "duplicate", "folded", "superseded", "filtered", "control")
 """What can become of a parsed row; ``received`` counts them all before their fate is known."""
@@ -121,7 +123,10 @@ class Batch:
         )
 
     def to_bytes(self) -> bytes:
-        """Arrow IPC stream, zstd: the rows, for any Arrow library; all else is JSON in its metadata, ``tidewire``."""
+        """Arrow IPC stream, zstd: the rows, for any Arrow library; all else is JSON in its metadata, ``tidewire``.
+
+        After the end of the stream, where Arrow libraries stop reading, stand the 16 bytes of an xxh3-128 of it.
+        """
         line = self.lineage
         parts = {
             name: _ipc(part, {})
@@ -138,17 +143,22 @@ class Batch:
             fates=[(fate.source, fate.hour_us, fate.fate, count) for fate, count in self.fates.items()],
             parts=parts,
         )
-        return _ipc(self.rows, {b"tidewire": msgspec.json.encode(wire)})
+        data = _ipc(self.rows, {b"tidewire": msgspec.json.encode(wire)})
+        return data + xxhash.xxh3_128_digest(data)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Batch:
         """The batch that `to_bytes` wrote, exactly; `ParseError` for anything else."""
+        body = memoryview(data)[:-_CHECKSUM]
+        # Checked first: an Arrow stream may end anywhere between its messages, and damaged ones crash the reader.
+        if xxhash.xxh3_128_digest(body) != data[-_CHECKSUM:]:
+            raise ParseError(f"These {len(data)} bytes are not a whole batch: the checksum at their end is wrong.")
         try:
-            table = pa.ipc.open_stream(io.BytesIO(data)).read_all()
+            table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
             wire = msgspec.json.decode((table.schema.metadata or {})[b"tidewire"], type=_Wire)
-        except (pa.ArrowInvalid, OSError, KeyError, msgspec.DecodeError) as error:
-            raise ParseError(f"These {len(data)} bytes are not a batch: {error}.") from error
-        kind = record_type(wire.type)
+            kind = record_type(wire.type)
+        except (pa.ArrowException, OSError, KeyError, msgspec.DecodeError, NotFound) as error:
+            raise ParseError(f"These {len(data)} bytes are not a batch: {error}") from error
         if (wire.format, wire.version) != (FORMAT, kind.version):
             raise ParseError(
                 f"A batch of {wire.type}@{wire.version} in format {wire.format}; this process reads "

@@ -14,10 +14,13 @@ from typing import Any, cast
 
 import polars as pl
 
+from tidewire.errors import nearest
 from tidewire.records.record import RecordType
 
 Values = Sequence[Any] | pl.Series
 """One column as a parser hands it over: a list of values, or a ready Series."""
+
+Seq = Sequence[str | None]
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _DIGITS = 38
@@ -30,13 +33,31 @@ def decimals(name: str, texts: Sequence[str | None], dtype: pl.Decimal) -> tuple
     Null stays null and is exact.
     """
     column = pl.Series(name, texts, dtype=pl.String)
-    cast = column.cast(dtype, strict=False)
-    if cast.null_count() == column.null_count() and _surely_fit(texts, dtype.scale):
-        return cast, None
+    quick = column.cast(dtype, strict=False)
+    if quick.null_count() == column.null_count() and _surely_fit(texts, dtype.scale):
+        return quick, None
     plain = [text if text is None else _plain(text, dtype.scale) for text in texts]
     wrong = pl.Series([new is None and old is not None for new, old in zip(plain, texts, strict=True)])
     exact = pl.Series(name, plain, dtype=pl.String).cast(dtype, strict=True)
     return exact, wrong if wrong.any() else None
+
+
+def _decimal_lists(name: str, rows: Sequence[Seq | None], dtype: pl.List) -> tuple[pl.Series, pl.Series | None]:
+    """`decimals` for lists: a list with one text that does not fit is null as a whole."""
+    inner = cast("pl.Decimal", dtype.inner)
+    texts = [text for row in rows if row is not None for text in row]
+    column, wrong = pl.Series(name, rows, dtype=pl.List(pl.String)), None
+    if pl.Series(texts, dtype=pl.String).cast(inner, strict=False).null_count() != texts.count(None) or not _surely_fit(
+        texts, inner.scale
+    ):
+        bad: list[bool] = []
+        plain: list[Seq | None] = []
+        for row in rows:
+            new = None if row is None else [text if text is None else _plain(text, inner.scale) for text in row]
+            bad.append(row is not None and new is not None and new.count(None) != row.count(None))
+            plain.append(None if bad[-1] else new)
+        column, wrong = pl.Series(name, plain, dtype=pl.List(pl.String)), pl.Series(bad)
+    return column.cast(dtype), wrong if wrong is not None and wrong.any() else None
 
 
 def _surely_fit(texts: Sequence[str | None], scale: int) -> bool:
@@ -87,18 +108,29 @@ def build(kind: RecordType, columns: Mapping[str, Values | str | bool | None], h
         columns: per column a list or Series of ``height`` values, or one value for all rows; missing columns are null.
             Decimals are text, times are UTC microseconds (Int64) or ready Series.
         height: number of rows.
+
+    Raises:
+        ValueError: a column the type does not have, or one that is not of ``height``.
     """
+    for name in columns.keys() - kind.schema.keys():
+        raise ValueError(
+            f"{kind.name} has no column {name!r}.{nearest(name, kind.schema)} Valid: {', '.join(kind.schema)}."
+        )
     bad: dict[int, dict[str, Any]] = {}
     series: list[pl.Series] = []
     for name, dtype in kind.schema.items():
         values = columns.get(name)
-        if values is None or isinstance(values, (str, bool)):
+        if values is None or isinstance(values, bool) or (isinstance(values, str) and dtype == pl.String):
             series.append(pl.Series(name, [values], dtype=dtype).new_from_index(0, height))
             continue
+        if isinstance(values, str):
+            values = [values] * height
+        if len(values) != height:
+            raise ValueError(f"{kind.name}: column {name!r} has {len(values)} values for {height} rows.")
         column, wrong = _typed(name, values, dtype)
         series.append(column)
         if wrong is not None:
-            found = values if isinstance(values, pl.Series) else pl.Series(values, dtype=pl.String, strict=False)
+            found = values.to_list() if isinstance(values, pl.Series) else values
             for place in wrong.arg_true():
                 bad.setdefault(place, {})[name] = found[place]
     return Built(pl.DataFrame(series), bad)
@@ -115,7 +147,11 @@ def _typed(name: str, values: Values, dtype: pl.DataType) -> tuple[pl.Series, pl
         wrong = numbers.is_null() & text.is_not_null()
         return numbers, wrong if wrong.any() else None
     if isinstance(dtype, pl.Datetime):
+        if isinstance(values, pl.Series) and values.dtype.is_temporal():
+            return values.alias(name).cast(dtype), None  # it knows its own unit
         return pl.Series(name, values, dtype=pl.Int64).cast(dtype), None
+    if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Decimal):
+        return _decimal_lists(name, values.to_list() if isinstance(values, pl.Series) else values, dtype)
     if isinstance(dtype, pl.List):
         return pl.Series(name, values).cast(dtype), None
     return pl.Series(name, values, dtype=dtype), None

@@ -35,7 +35,7 @@ def duckdb_type(dtype: pl.DataType) -> str:
 def ddl(kind: RecordType) -> str:
     """``CREATE TABLE`` for the type; the key is kept unique by the sink, not by an index."""
     columns = [
-        f"  {name} {duckdb_type(field.dtype)}{'' if field.nullable else ' NOT NULL'}"
+        f'  "{name}" {duckdb_type(field.dtype)}{"" if field.nullable else " NOT NULL"}'
         for name, field in kind.fields.items()
     ]
     return f"CREATE TABLE IF NOT EXISTS {kind.table} (\n" + ",\n".join(columns) + "\n)"

@@ -19,9 +19,9 @@ import xxhash
 from tidewire.errors import AmbiguousInstrument, InstrumentError, nearest
 
 CHINA = {
-    "SH": "SH", "SS": "SH", "XSHG": "SH", "SSE": "SH", "1": "SH",
+    "SH": "SH", "SS": "SH", "XSHG": "SH", "SSE": "SH", "SHSE": "SH", "1": "SH",
     "SZ": "SZ", "XSHE": "SZ", "SZSE": "SZ", "0": "SZ",
-    "BJ": "BJ", "XBSE": "BJ", "BSE": "BJ",
+    "BJ": "BJ", "XBSE": "BJ", "XBEI": "BJ", "BSE": "BJ",
 }  # fmt: skip
 """Spellings of the mainland exchanges, Eastmoney's market numbers included."""
 
@@ -85,7 +85,7 @@ class InstrumentBook:
     def add(self, instrument: str, native: str, stable: str | None = None) -> None:
         """Make an instrument known under its canonical id, the venue's own spelling and the common ones."""
         symbol, _, venue = instrument.rpartition(".")
-        if not symbol:
+        if not symbol or not venue:
             raise InstrumentError(f"{instrument!r} is not a canonical id; it is SYMBOL.VENUE, e.g. BTC-USDT.BINANCE.")
         self._uid[instrument] = stable or self._uid.get(instrument) or uid(venue, native)
         self._native[venue, native] = instrument
@@ -138,7 +138,9 @@ class InstrumentBook:
             if place:
                 return entries[place - 1].instrument
         found = self._by_spelling.get(bare) or self._by_spelling.get(_joined_venue(text)) or set()
-        candidates = found or set(_china(text))
+        china = set(_china(text))
+        # A code that exists on two exchanges stays ambiguous when the book happens to know only one of them.
+        candidates = found | china if len(china) > 1 else found or china
         if len(candidates) == 1:
             return next(iter(candidates))
         if candidates:
@@ -168,7 +170,9 @@ def _china(text: str) -> Iterable[str]:
     if dot and _CODE.fullmatch(head) and tail in CHINA:
         return [f"{head}.{CHINA[tail]}"]
     if (match := _DOTTED.fullmatch(text.upper())) and match[1] in CHINA:
-        return [f"{match[2]}.{CHINA[match[1]]}"]
+        # Eastmoney's market 0 is Shenzhen and Beijing.
+        beijing = match[1] == "0" and china_venues(match[2]) == ("BJ",)
+        return [f"{match[2]}.{'BJ' if beijing else CHINA[match[1]]}"]
     if _CODE.fullmatch(text):
         return [f"{text}.{venue}" for venue in china_venues(text)]
     return []

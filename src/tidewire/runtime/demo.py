@@ -68,7 +68,7 @@ def _hints(url: str, directory: Path) -> list[str]:
         "",
         f"API        {url}/docs",
         f"history    curl '{url}/v1/trade?symbol=BTC-USDT&limit=3&order=desc'",
-        f"bars       curl '{url}/v1/kline?symbol=ETH-USDT.BINANCE&interval=1m&limit=3&format=csv'",
+        f"bars       curl '{url}/v1/kline?symbol=ETH-USDT.BINANCE&interval=1m&limit=3&order=desc&format=csv'",
         f"latest     curl '{url}/v1/ticker/latest?symbol=BTC-USDT'",
         f"books      .venv/bin/tidewire audit --data {directory / 'data'}",
         f"query      .venv/bin/tidewire query quote --symbol BTC-USDT --limit 3 --data {directory / 'data'}",

@@ -18,7 +18,7 @@ from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
 from tidewire.runtime.config import Config, Loaded
-from tidewire.runtime.pipe import Pipe, PipeConfig
+from tidewire.runtime.pipe import EVERYTHING, Pipe, PipeConfig
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway
 from tidewire.store.cache import LatestCache
@@ -251,7 +251,8 @@ def make_store(config: Config, data: Path) -> Store:
 
 async def load_instruments(book: InstrumentBook, store: Store) -> None:
     """Make the instruments of earlier runs known."""
-    found = await store.read(Query(Instrument.type, limit=1_000_000, fields=("instrument", "native", "uid")))
+    fields = ("instrument", "native", "uid")
+    found = await store.read(Query(Instrument.type, snapshot=EVERYTHING, limit=1_000_000, fields=fields))
     for instrument, native, stable in found.rows.select("instrument", "native", "uid").iter_rows():
         book.add(instrument, native, stable)
 

@@ -58,7 +58,7 @@ class Reading:
     async def audit(self) -> dict[str, Any]:
         """The books."""
         if self._running is not None:
-            return await self._api("/v1/audit", {})
+            return (await self._api("/v1/audit", {}))["data"]
         async with self._store() as store:
             try:
                 reader = JournalReader(self.data_dir / "journal")

@@ -14,7 +14,7 @@ import duckdb
 import polars as pl
 
 from tidewire.records.record import RecordType
-from tidewire.store._schema import JOURNAL, columns_of, quoted, registered, revisions_table
+from tidewire.store._schema import JOURNAL, columns_of, fetch, quoted, registered, revisions_table
 
 NEW, DUPLICATE, REVISION = 0, 1, 2
 
@@ -153,19 +153,13 @@ class Judge:
         found = f"SELECT {names} FROM {quoted(kind.table)} AS t SEMI JOIN _asked AS c ON {same}{near}{bound}"
         with registered(self._connection, "_asked", asked):
             limits = {} if kind.reference else {"low": asked["_from"].min(), "high": asked["_to"].max()}
-            first = _fetch(self._connection, found, limits)
+            first = fetch(self._connection, found, limits)
         if first.is_empty() or not self._revised.get(kind.table):
             return _latest(kind, [first])
         with registered(self._connection, "_first", first.select(kind.key)):
             revisions = f"SELECT {names} FROM {quoted(revisions_table(kind))} AS t SEMI JOIN _first AS c ON {same}"
-            later = _fetch(self._connection, revisions, {})
+            later = fetch(self._connection, revisions, {})
         return _latest(kind, [first, later])
-
-
-def _fetch(connection: duckdb.DuckDBPyConnection, statement: str, params: dict[str, Any]) -> pl.DataFrame:
-    found = pl.from_arrow(connection.sql(statement, params=params).to_arrow_table())
-    assert isinstance(found, pl.DataFrame)
-    return found.with_columns(pl.col(pl.Datetime).dt.convert_time_zone("UTC"))
 
 
 def _latest(kind: RecordType, versions: list[pl.DataFrame]) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from tidewire.records.market import Kline, Trade
 from tidewire.records.record import RecordType
 from tidewire.store._book import EPOCH, MICROSECOND
 from tidewire.store._once import RECEIPT_DRIFT_US
-from tidewire.store._schema import JOURNAL, columns_of, quoted, revisions_table, shaped
+from tidewire.store._schema import JOURNAL, columns_of, fetch, quoted, revisions_table, shaped
 from tidewire.store.protocol import Query
 from tidewire.store.where import Condition, conditions, known_column
 
@@ -101,11 +101,11 @@ class Reading:
         extra = [name for name in ("event_time", "frame", "ordinal") if name not in names]
         down = " DESC" if query.order == "desc" else ""
         order = ", ".join(name + down for name in PLACE)
-        rows = _fetch(
+        rows = fetch(
             connection,
             f"{found} SELECT {columns_of([*names, *extra])}, {JOURNAL}, _row FROM found{self._beyond(values)}"
             f" ORDER BY {order} LIMIT {values(query.limit + 1)}",
-            values,
+            values.bound,
         )
         more = rows.height > query.limit
         rows = rows.head(query.limit)
@@ -197,14 +197,14 @@ class Reading:
             beyond = f" WHERE open_us {than} {values(query.after[0])}"
             skip = query.after[1]
         down = " DESC" if query.order == "desc" else ""
-        bars = _fetch(
+        bars = fetch(
             connection,
             f"WITH found AS ({found}), cut AS (SELECT *, {opens} AS open_us FROM found)"
             f" SELECT source, instrument, open_us, {columns} FROM cut{beyond}"
             f" GROUP BY source, instrument, open_us{' HAVING ' + limits[0] if limits else ''}"
             f" ORDER BY open_us{down}, source{down}, instrument{down} LIMIT {values(query.limit + 1)}"
             f" OFFSET {values(skip)}",
-            values,
+            values.bound,
         )
         more = bars.height > query.limit
         bars = bars.head(query.limit)
@@ -223,11 +223,11 @@ def marks(connection: duckdb.DuckDBPyConnection, kind: RecordType) -> pl.DataFra
         f"SELECT {series}, {order} AS _mark, event_time AS _at FROM {quoted(table)}"
         for table in (kind.table, revisions_table(kind))
     )
-    found = _fetch(
+    found = fetch(
         connection,
         f"SELECT {series}, max(_mark) AS _mark, max_by(_at, _mark) AS _at FROM ({tables})"
         f" WHERE _mark IS NOT NULL GROUP BY ALL ORDER BY ALL",
-        _Values(),
+        {},
     )
     types = [*(kind.schema[name] for name in kind.series), kind.schema[kind.order or "event_time"]]
     shape = dict(zip([*kind.series, "order", "event_time"], [*types, kind.schema["event_time"]], strict=True))
@@ -317,9 +317,3 @@ def _within(column: str, start: datetime | None, end: datetime | None, values: _
 
 def _all(tests: Iterable[str]) -> str:
     return " AND ".join(tests) or "true"
-
-
-def _fetch(connection: duckdb.DuckDBPyConnection, statement: str, values: _Values) -> pl.DataFrame:
-    found = pl.from_arrow(connection.sql(statement, params=values.bound).to_arrow_table())
-    assert isinstance(found, pl.DataFrame)
-    return found.with_columns(pl.col(pl.Datetime).dt.convert_time_zone("UTC"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -137,6 +138,13 @@ class Tables:
 
 def _same_spelling(type_: str) -> str:
     return type_.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE").replace(", ", ",")
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, statement: str, values: Mapping[str, Any]) -> pl.DataFrame:
+    """What a statement gives, times in UTC under that name."""
+    found = pl.from_arrow(connection.sql(statement, params=dict(values)).to_arrow_table())
+    assert isinstance(found, pl.DataFrame)
+    return found.with_columns(pl.col(pl.Datetime).dt.convert_time_zone("UTC"))
 
 
 def shaped(kind: RecordType, rows: pl.DataFrame) -> pl.DataFrame:

@@ -17,6 +17,7 @@ _evicted = telemetry.counter("cache_evictions", "Series dropped from memory, lea
 
 MERGE_ROWS = 20_000
 MERGE_BATCHES = 256
+SMALL = 256
 
 _TURN = "_turn"
 _NEWEST = ("event_time", "ingested_at", "frame", "ordinal")
@@ -50,8 +51,9 @@ class LatestCache:
             if rows is not None and rows.height:
                 self._turn += 1
                 turn = pl.Series(_TURN, [self._turn], dtype=pl.Int64)
-                ends = _ends(kind, rows)
-                self._add(kind, ends.with_columns(turn.new_from_index(0, ends.height)))
+                # Finding the ends of a small batch costs more than carrying its rows to the next merge.
+                ends = _ends(kind, rows) if rows.height > SMALL else rows
+                self._add(kind, ends.hstack([turn.new_from_index(0, ends.height)]))
 
     def get(self, kind: RecordType, where: Mapping[str, Sequence[str]] | None = None) -> pl.DataFrame:
         """The latest row of each series that fits, in the type's schema, ordered by series.

@@ -21,8 +21,11 @@ class Query:
 
     ``where`` maps column names to accepted values; a value with ``*`` is a pattern. ``start`` and ``end`` bound
     ``event_time``, half-open. ``as_of`` keeps what was public by then, ``snapshot`` what had been ingested by then
-    (default: the store's watermark). ``after`` is the position a previous page ended at. ``interval`` resamples
-    trades or klines to bars of that length.
+    (default: the store's watermark). ``after`` is the position a previous page ended at: ask for the next page with
+    the ``snapshot`` of the first. ``interval`` resamples trades or klines to bars of that length; klines then need
+    exactly one ``interval`` in ``where``, ``start`` and ``end`` are moved up to the next start of a bar, ``as_of``
+    leaves out bars that were not closed by then, and bars that end after the snapshot are marked as not final.
+    ``revisions="all"`` gives every version of a row, else only the latest that ``as_of`` and ``snapshot`` let through.
     """
 
     type: RecordType
@@ -56,7 +59,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Written:
-    """What a commit made of one batch."""
+    """What a commit made of one batch.
+
+    ``stored`` rows are in the store because of it, ``revisions`` of them as another version of a stored row;
+    ``stored + duplicates`` is the height of ``batch.rows``.
+    """
 
     batch: Batch
     stored: int
@@ -75,6 +82,8 @@ class Sink(Protocol):
 
     async def write(self, batches: Sequence[Batch]) -> list[Written]:
         """Commit batches of any types in one transaction, with rows, rejects, gaps, fates and positions.
+
+        Calls take turns: a sink that is slow holds up its callers, it keeps no queue of its own.
 
         Raises:
             PositionMismatch: a batch does not continue the position of its stream; nothing was committed.
@@ -95,15 +104,25 @@ class Store(Sink, Protocol):
         ...
 
     def watermark(self, kind: RecordType) -> datetime:
-        """Everything of this type received up to here is stored; an answer for an earlier snapshot never changes."""
+        """Everything of this type received up to here is stored; an answer for an earlier snapshot never changes.
+
+        It is that of the slowest stream of the type; of all types for gaps and quarantined rows, which come with any.
+        A read of these two that names no snapshot shows all that is committed: a stream at rest must not hide a gap.
+        """
         ...
 
     async def read(self, query: Query) -> Result:
-        """Rows in a time range, a page at a time."""
+        """Rows in a time range, a page at a time.
+
+        Raises:
+            QueryError: the query names something that is not there, or cannot be answered as asked.
+            StoreBusy: too many reads wait already.
+            StatementTimeout: it took too long.
+        """
         ...
 
     async def latest(self, query: Query) -> Result:
-        """The last row of each series."""
+        """The last row of each series, in the order of a read and paged like one; raises what a read raises."""
         ...
 
     async def marks(self, kind: RecordType) -> pl.DataFrame:

@@ -186,7 +186,7 @@ class Served:
         connection = list(self.gateway.application.hub._connections)[-1]
         big = trades(2_000, trade_id="x" * 2_000)
         stuck = 0
-        while stuck < 3:
+        while stuck < 3 and connection in self.gateway.application.hub._connections:
             before = connection._box.waiting_bytes
             await self.publish(market.Trade.type, big)
             await self.settled(lambda: not self.gateway.application.hub._pending)

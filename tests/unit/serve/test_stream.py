@@ -61,6 +61,15 @@ async def test_each_pattern_gets_its_rows_only() -> None:
                 await some.recv()
 
 
+async def test_only_wanted_rows_of_a_batch_are_encoded() -> None:
+    async with serving() as served, served.stream(f"quote.{ETH}") as socket:
+        before = telemetry.value("tidewire_ws_rows_total", type="quote")
+        await served.publish(QUOTE, rows_of(QUOTE, [quote(1), quote(2, instrument=ETH), quote(3)]))
+        data = await frame(socket)
+        assert [(row["instrument"], row["sequence"]) for row in data["rows"]] == [(ETH, 2)]
+        assert telemetry.value("tidewire_ws_rows_total", type="quote") == before + 1
+
+
 async def test_gaps_and_rejects_have_channels() -> None:
     gap = {"record_type": "trade", "gap_id": "1", "cause": "grid", "state": "open"}
     gaps = rows_of(ops.Gap.type, [gap | {"until_time": trades(1)["event_time"][0]}])
@@ -212,9 +221,29 @@ async def test_a_dead_reader_is_cut_off_and_holds_no_memory() -> None:
                 assert connection._box.waiting_bytes < (64 << 10) + (200 << 10)
 
 
+async def test_an_evicted_reader_that_never_reads_is_cut_off() -> None:
+    config = ServeConfig(port=0, queue_bytes=64 << 20, close_timeout=0.2)
+    async with serving(config) as served, served.stream("trade.>", close_timeout=0.1) as dead:
+        hub = served.gateway.application.hub
+        dead.transport.pause_reading()
+        await served.clog(dead)
+        connection = next(iter(hub._connections))
+        connection.evict()
+        assert connection._box.waiting_bytes == 0
+        await served.settled(lambda: not hub._connections)
+
+
 async def test_idle_connections_are_pinged_and_dropped() -> None:
     async with serving(ServeConfig(port=0, ping_interval=0.1)) as served, served.stream(close_timeout=0.1) as socket:
         socket.transport.pause_reading()
+        await served.settled(lambda: not served.gateway.application.hub._connections)
+
+
+async def test_a_dead_reader_is_dropped_by_ping_although_more_waits_to_be_written() -> None:
+    config = ServeConfig(port=0, ping_interval=1.5, queue_bytes=64 << 20)
+    async with serving(config) as served, served.stream("trade.>", close_timeout=0.1) as socket:
+        socket.transport.pause_reading()
+        await served.clog(socket)
         await served.settled(lambda: not served.gateway.application.hub._connections)
 
 

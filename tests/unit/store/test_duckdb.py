@@ -78,7 +78,7 @@ async def test_a_file_of_a_newer_version_is_refused(store: DuckDBStore, path: Pa
     await store.close()
     with duckdb.connect(path) as connection:
         connection.execute("UPDATE _meta SET value = '99'")
-    with pytest.raises(StoreError, match="99.*Upgrade"):
+    with pytest.raises(StoreError, match=r"99.*Upgrade"):
         await store.open()
 
 
@@ -112,7 +112,9 @@ async def test_a_new_nullable_column_is_added_and_another_change_refused(path: P
             node: Any = _node(**columns)
             store = DuckDBStore(path)
             await store.open()
-            await store.write([Feed(journal=str(columns)).batch(node.type, [{"height": len(columns), "frame": 1}])])
+            await store.write(
+                [Feed(journal=f"j{len(columns)}").batch(node.type, [{"height": len(columns), "frame": 1}])]
+            )
             found = await everything(store, node.type)
             assert found.height == len(columns) + 1
             assert found.schema == node.type.schema
