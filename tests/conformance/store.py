@@ -1,6 +1,7 @@
 """What every store must do. A store inherits `StoreConformance` and overrides the fixtures ``make`` and ``fresh``.
 
-``make()`` gives an unopened store, called again one on the same data if ``persistent``; ``fresh()`` always an empty one.
+``make()`` gives an unopened store, called again one on the same data if ``persistent``; ``fresh()`` always an empty
+one.
 """
 
 from __future__ import annotations
@@ -167,11 +168,25 @@ class StoreConformance(ReadConformance):
         (written,) = await store.write([feed.batch(Trade.type, [trade(1, sequence=None), trade(8, sequence=None)])])
         assert (written.stored, written.duplicates) == (1, 1)
 
-    async def test_a_late_row_is_stored(self, store: Store) -> None:
+    async def test_a_late_row_is_stored_and_changes_nothing_else(self, store: Store) -> None:
         feed = Feed()
         await store.write([feed.batch(Trade.type, [trade(5), trade(9)])])
         (written,) = await store.write([feed.batch(Trade.type, [trade(7)])])
         assert (written.stored, written.duplicates) == (1, 0)
+        (again,) = await store.write([feed.batch(Trade.type, [trade(9)])])
+        assert (again.stored, again.duplicates) == (0, 1)
+
+    async def test_a_repeat_of_the_highest_alone_and_among_others(self, store: Store) -> None:
+        feed = Feed()
+        names = ("A.X", "B.X")
+        await store.write([feed.batch(Trade.type, [trade(3, instrument=name) for name in names])])
+        (one,) = await store.write([feed.batch(Trade.type, [trade(3, instrument="A.X")])])
+        (both,) = await store.write(
+            [feed.batch(Trade.type, [trade(n, instrument=name) for n in (3, 4) for name in names])]
+        )
+        assert (one.stored, one.duplicates) == (0, 1)
+        assert (both.stored, both.duplicates) == (2, 2)
+        assert both.fresh["sequence"].to_list() == [4, 4]
 
     async def test_another_payload_is_a_revision(self, store: Store) -> None:
         feed = Feed()

@@ -147,6 +147,15 @@ class ReadConformance:
         assert {page.rows.height for page in found[:-1]} == {9}
         assert whole.height > 40 or interval
 
+    @pytest.mark.parametrize("order", ["asc", "desc"])
+    async def test_bars_of_one_start_fill_several_pages(self, store: Store, order: Any) -> None:
+        specs = [trade(n, instrument=f"I{n % 7}.A", event_time=n // 14 * 60) for n in range(28)]
+        await store.write([Feed().batch(Trade.type, specs, until=900)])
+        found = await pages(store, Query(Trade.type, interval="1m", order=order, limit=2))
+        bars = [(row["open_time"], row["instrument"]) for page in found for row in page.rows.to_dicts()]
+        assert bars == sorted(bars, reverse=order == "desc")
+        assert len(set(bars)) == len(bars) == 14
+
     async def test_a_full_last_page_has_no_next(self, store: Store) -> None:
         await store.write([Feed().batch(Trade.type, [trade(n) for n in range(4)], until=90)])
         found = await pages(store, Query(Trade.type, limit=2))

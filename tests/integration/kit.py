@@ -100,7 +100,8 @@ class Api:
     async def raw(self, path: str, accept: str = "*/*", **params: Any) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body."""
         async with self._session.get(self.url + path, params=params, headers={"accept": accept}) as reply:
-            return reply.status, dict(reply.headers), await reply.read()
+            headers = {name.lower(): value for name, value in reply.headers.items()}
+            return reply.status, headers, await reply.read()
 
     async def get(self, path: str, **params: Any) -> Any:
         """The JSON document of a request that must succeed."""

@@ -28,7 +28,7 @@ async def test_by_the_product(live: Recorded | Faulty, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_cut_at_random(live: Recorded | Faulty, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    most = (17, 300, 20_000)[seed - 1]
+    most = (60, 400, 20_000)[seed - 1]
     found = await replayed(live.data, tmp_path / "again", live.configuration, cut=lambda: chance.randint(1, most))
     same_rows(live.tables, found, f"live and replayed in steps of 1 to {most} frames, seed {seed}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -75,15 +75,16 @@ class Assembler:
 
     def _parse(self, source: str, frames: list[Frame], built: dict[str, list[_Rows]], chatter: _Chatter) -> None:
         data = [frame for frame in frames if frame.kind is Kind.DATA]
-        outcome = _parse_safely(self._parsers.get(source), source, data)
+        readings = _parse_safely(self._parsers.get(source), source, data)
+        acts = _Control()
         for frame in frames:
             if frame.kind is not Kind.DATA:
-                outcome.add(control.parse(frame))
-        for part in outcome.parsed:
-            if part.frames:
-                built.setdefault(part.type.name, []).append(_rows_of(source, part))
+                readings += _parse_safely(acts, source, [frame])
+        for reading in readings:
+            for part, rows in reading.built:
+                built.setdefault(part.type.name, []).append(rows)
                 _rows.labels(source, part.type.name).inc(len(part.frames))
-        chatter.add(source, outcome)
+            chatter.add(source, reading.outcome)
 
     def _batches(self, name: str, parts: list[_Rows], last: Frame) -> list[Batch]:
         whole = parts[0] if len(parts) == 1 else _concat(parts)
@@ -148,22 +149,38 @@ def _by_source(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     return groups
 
 
-def _parse_safely(parser: Parser | None, source: str, frames: list[Frame]) -> Outcome:
-    """A parser that raises is a bug; its frames are quarantined one by one, the rest goes on."""
+class _Control:
+    """Parses frames of other kinds than data."""
+
+    def parse(self, frames: Sequence[Frame]) -> Outcome:
+        return control.parse(frames[0])
+
+
+@dataclass
+class _Reading:
+    """What a parser made of frames, and the rows built of it."""
+
+    outcome: Outcome
+    built: list[tuple[Parsed, _Rows]] = field(default_factory=list["tuple[Parsed, _Rows]"])
+
+
+def _parse_safely(parser: Parser | None, source: str, frames: list[Frame]) -> list[_Reading]:
+    """A parser that raises, or gives what fits no column, is a bug; its frames are quarantined, the rest goes on."""
     if not frames:
-        return Outcome()
+        return []
     if parser is None:
-        return Outcome(unreadable=[(frame, f"no parser for source {source!r} is loaded") for frame in frames])
+        return [
+            _Reading(Outcome(unreadable=[(frame, f"no parser for source {source!r} is loaded") for frame in frames]))
+        ]
     try:
-        return parser.parse(frames)
+        outcome = parser.parse(frames)
+        return [_Reading(outcome, [(part, _rows_of(source, part)) for part in outcome.parsed if part.frames])]
     except Exception as error:
         if len(frames) == 1:
             _log.exception("parser failed", source=source, frame=frames[0].sequence)
-            return Outcome(unreadable=[(frames[0], f"{type(error).__name__}: {error}")])
-    whole = Outcome()
-    for frame in frames:
-        whole.add(_parse_safely(parser, source, [frame]))
-    return whole
+            return [_Reading(Outcome(unreadable=[(frames[0], f"{type(error).__name__}: {error}")]))]
+    middle = len(frames) // 2
+    return _parse_safely(parser, source, frames[:middle]) + _parse_safely(parser, source, frames[middle:])
 
 
 @dataclass

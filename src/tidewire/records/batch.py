@@ -154,11 +154,15 @@ class Batch:
         if xxhash.xxh3_128_digest(body) != data[-_CHECKSUM:]:
             raise ParseError(f"These {len(data)} bytes are not a whole batch: the checksum at their end is wrong.")
         try:
-            table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
-            wire = msgspec.json.decode((table.schema.metadata or {})[b"tidewire"], type=_Wire)
-            kind = record_type(wire.type)
-        except (pa.ArrowException, OSError, KeyError, msgspec.DecodeError, NotFound) as error:
+            return cls._read(body)
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, msgspec.DecodeError, NotFound) as error:
             raise ParseError(f"These {len(data)} bytes are not a batch: {error}") from error
+
+    @classmethod
+    def _read(cls, body: memoryview) -> Batch:
+        table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
+        wire = msgspec.json.decode((table.schema.metadata or {})[b"tidewire"], type=_Wire)
+        kind = record_type(wire.type)
         if (wire.format, wire.version) != (FORMAT, kind.version):
             raise ParseError(
                 f"A batch of {wire.type}@{wire.version} in format {wire.format}; this process reads "
@@ -208,7 +212,7 @@ def rejection(record_type_name: str, row: Mapping[str, Any], reasons: Mapping[st
     """One `Quarantined` row as plain values.
 
     ``row`` is what was parsed; it gives source, frame, ordinal and receive time. ``reasons`` maps the names of the
-    failed rules to what was found.
+    failed rules to what was found. A row longer than `MAX_CONTENT` is shown as ``{"cut": its beginning}``.
     """
     content = {name: value for name, value in row.items() if name not in {"source", "frame", "ordinal", "ingested_at"}}
     return {
@@ -222,9 +226,14 @@ def rejection(record_type_name: str, row: Mapping[str, Any], reasons: Mapping[st
         "record_type": record_type_name,
         "instrument": row.get("instrument"),
         "reasons": msgspec.json.encode(reasons, enc_hook=str).decode(),
-        "content": msgspec.json.encode(content, enc_hook=str).decode()[:MAX_CONTENT],
+        "content": _shown(content),
         "state": "open",
     }
+
+
+def _shown(content: Mapping[str, Any]) -> str:
+    text = msgspec.json.encode(content, enc_hook=str).decode()
+    return text if len(text) <= MAX_CONTENT else msgspec.json.encode({"cut": text[:MAX_CONTENT]}).decode()
 
 
 def quarantined(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -114,7 +114,10 @@ class Pipe:
         return max(0, (self._journal.accepted if target is None else target) - slowest)
 
     def _own_positions(self) -> dict[Stream, int]:
-        return {stream: at for stream, at in self._store.positions().items() if stream.journal == self._journal.uuid}
+        """Positions in this journal; those of a type that is not loaded wait until it is back."""
+        known, own = types(), self._journal.uuid
+        found = self._store.positions().items()
+        return {stream: at for stream, at in found if stream.journal == own and stream.type in known}
 
     # -- one life of the pipe ---------------------------------------------------------------------------------
 

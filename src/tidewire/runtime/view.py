@@ -9,7 +9,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
 from tidewire import telemetry
 from tidewire.errors import StoreError
@@ -36,6 +35,9 @@ class Progress:
 
     async def show(self) -> None:
         """Until cancelled."""
+        # Above the live part, which is cut to the size of the terminal: an example must be there whole.
+        for hint in self._hints:
+            self._console.print(hint, highlight=False, soft_wrap=True, markup=False)
         if self._console.is_terminal:
             with Live(self._picture(), console=self._console, refresh_per_second=4, transient=False) as live:
                 while True:
@@ -98,7 +100,6 @@ class Progress:
         prices = self._prices()
         if prices is not None:
             parts.append(prices)
-        parts += [Text(hint, no_wrap=True, overflow="ignore") for hint in self._hints]
         return Group(*parts)
 
     def _sources(self) -> str:

@@ -126,7 +126,7 @@ class DuckDBStore:
         return await self._answer("latest", query, lambda reading: reading.latest)
 
     async def marks(self, kind: RecordType) -> pl.DataFrame:
-        """Per series the highest stored ``order`` value and its event time; columns: series, ``order``, ``event_time``."""
+        """Per series the highest stored ``order`` value and its event time; columns: series, order, event_time."""
         await self._ensure(kind)
         return await self._open_pool.run(lambda connection: _read.marks(connection, kind))
 

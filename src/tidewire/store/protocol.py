@@ -126,7 +126,7 @@ class Store(Sink, Protocol):
         ...
 
     async def marks(self, kind: RecordType) -> pl.DataFrame:
-        """Per series the highest stored ``order`` value and its event time; columns: series, ``order``, ``event_time``."""
+        """Per series the highest stored ``order`` value and its event time; columns: series, order, event_time."""
         ...
 
     async def fates(self) -> Mapping[tuple[str, Fate], int]:

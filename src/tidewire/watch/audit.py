@@ -14,6 +14,7 @@ from typing import Any
 from tidewire import telemetry
 from tidewire.records.batch import FATES
 from tidewire.records.clock import utc
+from tidewire.records.record import types
 from tidewire.store.protocol import Store
 
 # Gaps and quarantined rows are also written beside the rows they came from, so their tables hold more than was
@@ -74,13 +75,15 @@ async def audit(store: Store, accepted: int = 0, journal: str = "") -> Audit:
     lines, stored = _lines(await store.fates())
     tables: dict[str, dict[str, int]] = {}
     counts = await store.counts()
+    known = types()
     for name, source in sorted(set(counts) | set(stored)):
-        if name not in BESIDE and counts.get((name, source), 0) != stored[name, source]:
+        # The table of a type that is not loaded cannot be read.
+        if name in known and name not in BESIDE and counts.get((name, source), 0) != stored[name, source]:
             tables[f"{name}/{source}"] = {"books": stored[name, source], "table": counts.get((name, source), 0)}
     off = sum(abs(line.difference) for line in lines)
     off += sum(abs(both["books"] - both["table"]) for both in tables.values())
     _difference.set(off)
-    own = [at for stream, at in store.positions().items() if stream.journal == journal]
+    own = [at for stream, at in store.positions().items() if stream.journal == journal and stream.type in known]
     in_flight = accepted - min(own, default=0) if accepted else 0
     return Audit(off, max(0, in_flight), lines, tables)
 

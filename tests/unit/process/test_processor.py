@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -81,7 +80,7 @@ def trades_of(listed: list[dict[str, Any]]) -> pl.DataFrame:
     return rows(Trade.type, specs)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ONE, min_size=1, max_size=30), st.data())
 def test_every_row_has_one_fate_and_cutting_changes_nothing(listed: list[dict[str, Any]], data: st.DataObject) -> None:
     table = trades_of(listed)
@@ -208,11 +207,11 @@ def test_warmed_up_it_continues_as_if_it_had_run_through(listed: list[dict[str, 
     good = process(Trade.type, table, [(0, stop)])[0].rows
     if good.height:
         highest = good.sort("sequence").tail(1)
-        late.watch(Trade.type).seed(highest.select("source", "instrument", "sequence", "event_time"))
+        marks = highest.select("source", "instrument", pl.col("sequence").alias("order"), "event_time")
+        late.watch(Trade.type).seed(marks)
     after = late.process(batch(Trade.type, table[stop:], stop, table.height))
     assert_frame_equal(after.rows, through.rows)
     assert by_fate(after.fates) == by_fate(through.fates)
-    assert late.skew.seconds == pytest.approx(late.skew.seconds)
 
 
 async def test_the_stage_publishes_what_came_of_a_batch() -> None:

@@ -59,6 +59,10 @@ def steady(count: int, late_us: int, first: int = 1, name: str = "ws#1") -> list
     return [(first + place, late_us + place * 7_919 % 40_000, name) for place in range(count)]
 
 
+def floors(watch: SkewWatch) -> dict[tuple[str, str], int | None]:
+    return {name: window.floor for name, window in watch._windows.items()}
+
+
 LATE = st.one_of(
     st.integers(-30 * SECOND_US, 30 * SECOND_US),
     st.sampled_from([0, None, -TOLERANCE_US, -TOLERANCE_US - 1, -2 * DAY_US, 3_600 * SECOND_US]),
@@ -81,7 +85,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Row], list[tuple[int, int]]]:
     return listed, draw(cuts(height))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(streams())
 def test_verdicts_do_not_depend_on_the_cutting(stream: Any) -> None:
     listed, pieces = stream
@@ -89,7 +93,7 @@ def test_verdicts_do_not_depend_on_the_cutting(stream: Any) -> None:
     assert verdicts(listed, pieces) == verdicts(listed, whole(listed)) == verdicts(listed, singly)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(streams())
 def test_the_fast_way_is_the_rule(stream: Any) -> None:
     listed, pieces = stream
@@ -103,7 +107,7 @@ def test_the_fast_way_is_the_rule(stream: Any) -> None:
 
         patch.setattr(skew_module, "_judge", judge)
         assert verdicts(listed, [(place, place + 1) for place in range(len(listed))], slow) == found
-    assert slow.seconds == fast.seconds
+    assert floors(slow) == floors(fast)
 
 
 @settings(max_examples=60, deadline=None)

@@ -76,7 +76,8 @@ def frame_of(kind: RecordType, rows: list[dict[str, Any]]) -> pl.DataFrame:
     for name, dtype in kind.schema.items():
         values = [row.get(name) for row in rows]
         if isinstance(dtype, pl.Decimal):
-            columns.append(pl.Series(name, values, dtype=pl.String).cast(dtype))
+            texts = [value if value is None else str(value) for value in values]
+            columns.append(pl.Series(name, texts, dtype=pl.String).cast(dtype))
         elif isinstance(dtype, pl.List):
             columns.append(pl.Series(name, values, dtype=pl.List(pl.String)).cast(dtype))
         else:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidewire.errors import InputError
@@ -26,11 +26,13 @@ def naive(pattern: list[str], subject: list[str], *, first: bool = True) -> bool
 
 
 @given(PATTERNS, SUBJECTS)
+@settings(deadline=None)
 def test_matches_as_a_naive_matcher_does(pattern: list[str], subject: list[str]) -> None:
     assert matches(".".join(pattern), ".".join(subject)) is naive(pattern, subject)
 
 
 @given(SUBJECTS)
+@settings(deadline=None)
 def test_a_subject_matches_itself_and_everything_matches_it(subject: list[str]) -> None:
     name = ".".join(subject)
     assert matches(name, name)

@@ -58,7 +58,8 @@ async def test_another_store_of_this_process_is_refused(store: DuckDBStore, path
 
 async def test_a_file_of_another_process_is_locked(path: Path) -> None:
     code = f"import duckdb, sys; c = duckdb.connect({str(path)!r}); print('up', flush=True); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220
+    pipe = subprocess.PIPE
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)  # noqa: ASYNC220
     assert other.stdin is not None
     assert other.stdout is not None
     try:

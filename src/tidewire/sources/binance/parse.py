@@ -17,6 +17,9 @@ from tidewire.sources.binance import wire
 VENUE = "BINANCE"
 M = TypeVar("M")
 
+# Not only msgspec's own: text that is not UTF-8, nesting without end.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
 STATUS = {
     "TRADING": "trading",
     "HALT": "halted",
@@ -74,11 +77,12 @@ class BinanceParser:
     def _learn(self, frame: Frame, outcome: Outcome) -> None:
         try:
             info = _EXCHANGE_INFO.decode(frame.payload)
-        except msgspec.MsgspecError as error:
+            parsed = _instruments(info, frame)
+        except _UNREADABLE as error:
             outcome.unreadable.append((frame, f"exchangeInfo: {error}"))
             return
         self._names.update(names_of(info))
-        outcome.parsed.append(_instruments(info, frame))
+        outcome.parsed.append(parsed)
 
 
 def names_of(info: wire.ExchangeInfo) -> dict[str, str]:
@@ -105,14 +109,22 @@ def _form_of(frame: Frame) -> str:
 def _decode(form: _Form[Any], frames: list[Frame], names: Names, outcome: Outcome) -> None:
     try:
         messages = [form.decode(frame.payload) for frame in frames]
-    except msgspec.MsgspecError as error:
-        if len(frames) == 1:
-            outcome.unreadable.append((frames[0], str(error)))
-            return
-        for frame in frames:  # find the bad ones, keep the rest
-            _decode(form, [frame], names, outcome)
-        return
-    outcome.parsed += form.columns(messages, frames, names)
+    except _UNREADABLE:
+        messages, frames = _readable(form, frames, outcome)  # find the bad ones, keep the rest
+    if frames:
+        outcome.parsed += form.columns(messages, frames, names)
+
+
+def _readable(form: _Form[Any], frames: list[Frame], outcome: Outcome) -> tuple[list[Any], list[Frame]]:
+    messages: list[Any] = []
+    kept: list[Frame] = []
+    for frame in frames:
+        try:
+            messages.append(form.decode(frame.payload))
+            kept.append(frame)
+        except _UNREADABLE as error:
+            outcome.unreadable.append((frame, str(error)))
+    return messages, kept
 
 
 def _micros(millis: list[int]) -> pl.Series:
@@ -257,8 +269,7 @@ def _ticker_list(
         "trades": [ticker.count for ticker in data],
         "bid_price": [_or_none(ticker.bid_price) for ticker in data],
         "ask_price": [_or_none(ticker.ask_price) for ticker in data],
-        "change_ratio": pl.Series([ticker.price_change_percent for ticker in data]).cast(pl.Float64, strict=False)
-        / 100,
+        "change_ratio": _ratios([ticker.price_change_percent for ticker in data]),
     }
     return [Parsed(Ticker.type, columns, rows, ordinals)]
 
@@ -283,6 +294,11 @@ def _instruments(info: wire.ExchangeInfo, frame: Frame) -> Parsed:
         "name": [f"{entry.base_asset} / {entry.quote_asset}" for entry in symbols],
     }
     return Parsed(Instrument.type, columns, [frame] * len(symbols), list(range(len(symbols))))
+
+
+def _ratios(percents: list[str]) -> pl.Series:
+    """Percentages as ratios; NaN, which fails a rule, for what is no number."""
+    return (pl.Series(percents, dtype=pl.String).cast(pl.Float64, strict=False) / 100).fill_null(float("nan"))
 
 
 def _or_none(text: str | None) -> str | None:

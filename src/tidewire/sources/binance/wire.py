@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+"""A whole number as JavaScript knows them; as microseconds it still fits a column."""
 
 
 class Wire(msgspec.Struct, gc=False):
@@ -17,17 +22,17 @@ class TradeData(Wire):
     """``<symbol>@trade``."""
 
     s: str
-    t: int
+    t: Whole
     p: str
     q: str
-    T: int
+    T: Whole
     m: bool
 
 
 class QuoteData(Wire):
     """``<symbol>@bookTicker``; carries no time."""
 
-    u: int
+    u: Whole
     s: str
     b: str
     B: str
@@ -38,8 +43,8 @@ class QuoteData(Wire):
 class Bar(Wire):
     """The bar inside a kline message."""
 
-    t: int
-    T: int
+    t: Whole
+    T: Whole
     s: str
     i: str
     o: str
@@ -47,7 +52,7 @@ class Bar(Wire):
     h: str
     l: str
     v: str
-    n: int
+    n: Whole
     x: bool
     q: str
     V: str
@@ -57,14 +62,14 @@ class Bar(Wire):
 class KlineData(Wire):
     """``<symbol>@kline_<interval>``."""
 
-    E: int
+    E: Whole
     k: Bar
 
 
 class TickerData(Wire):
     """``<symbol>@ticker``: 24 h statistics."""
 
-    E: int
+    E: Whole
     s: str
     P: str
     c: str
@@ -73,7 +78,7 @@ class TickerData(Wire):
     l: str
     v: str
     q: str
-    n: int
+    n: Whole
     b: str
     a: str
 
@@ -113,8 +118,8 @@ class Ticker24h(Reply):
     volume: str
     quote_volume: str
     price_change_percent: str
-    close_time: int
-    count: int
+    close_time: Whole
+    count: Whole
     bid_price: str
     ask_price: str
 
@@ -147,5 +152,5 @@ class ExchangeInfo(Reply):
     symbols: list[SymbolInfo]
 
 
-KlineRow = tuple[int, str, str, str, str, str, int, str, int, str, str, str]
+KlineRow = tuple[Whole, str, str, str, str, str, Whole, str, Whole, str, str, str]
 """``/api/v3/klines``: open time, o, h, l, c, volume, close time, amount, trades, taker base, taker quote, unused."""

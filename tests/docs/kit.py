@@ -1,0 +1,67 @@
+"""The pages of the project and the blocks of code in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SOURCE = ROOT / "src" / "tidewire"
+
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, the name after it if there is one, and where it stands."""
+
+    page: Path
+    line: int
+    language: str
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def text_of(name: str) -> str:
+    """A page, by its path in the project."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(*languages: str, page: Path | None = None) -> list[Block]:
+    """Every block in one of these languages."""
+    every: list[Block] = []
+    for path in PAGES if page is None else [page]:
+        text = path.read_text(encoding="utf-8")
+        for found in _FENCE.finditer(text):
+            language, _, name = found["info"].strip().partition(" ")
+            if language in languages:
+                line = text.count("\n", 0, found.start()) + 1
+                every.append(Block(path, line, language, name.strip(), found["text"]))
+    return every
+
+
+def commands(block: Block) -> list[str]:
+    """The commands of a console block: lines after ``$``, joined where they end in a backslash."""
+    found: list[str] = []
+    for line in block.text.replace("\\\n", "").splitlines():
+        if line.startswith("$ "):
+            found.append(" ".join(line.removeprefix("$ ").split("  #")[0].split()))
+    return found
+
+
+def prose(text: str) -> str:
+    """A page without its blocks."""
+    return _FENCE.sub("", text)
+
+
+def cells(text: str) -> Iterator[list[str]]:
+    """The rows of every table of a page."""
+    for line in prose(text).splitlines():
+        if line.startswith("|") and not set(line) <= set("|-: "):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]

@@ -1,0 +1,141 @@
+"""The code, commands and files shown in the pages work as they are printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from docs.conftest import Running
+from docs.kit import ROOT, Block, blocks, commands
+
+from tidewire.collect import AppRegistry
+from tidewire.runtime.config import load
+from tidewire.runtime.platform import make_store
+
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+PLUGINS = "plugins/"
+TIMEOUT_S = 30
+
+# Commands that install, run until Ctrl-C, or need a file of the reader's; what they are is checked, not what they do.
+NOT_RUN = re.compile(
+    r"make |python3 -m venv |\.venv/bin/python -m pip |bash \.ci/run$"
+    r"|\.venv/bin/tidewire up \S+$|\.venv/bin/tidewire sandbox --port 8701( --recording .*)?$"
+    r"|\.venv/bin/tidewire check tidewire\.yaml$|\.venv/bin/tidewire check binance\.yaml$"
+)
+PLUGIN_PAGE = ROOT / "docs" / "add-a-source.md"
+
+CONSOLE = [block for block in blocks("console") if block.page != PLUGIN_PAGE]
+RUN = [(block, command) for block in CONSOLE for command in commands(block) if not NOT_RUN.match(command)]
+PYTHON = [block for block in blocks("python") if not block.name]
+
+
+def shell(command: str, platform: Running, directory: Path) -> str:
+    """The output of a command; it must succeed, and curl must get a good answer."""
+    line = platform.here(command)
+    if line.startswith("curl "):
+        line = line.replace("curl ", "curl --silent --show-error --fail --max-time 20 ", 1)
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=directory,
+        env=platform.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize(("block", "command"), RUN, ids=lambda value: str(value)[:90])
+def test_command(block: Block, command: str, platform: Running, tmp_path: Path) -> None:
+    assert shell(command, platform, tmp_path).strip()
+
+
+@pytest.mark.parametrize("block", CONSOLE, ids=str)
+def test_console_blocks_hold_commands_we_know(block: Block) -> None:
+    found = commands(block)
+    assert found, f"{block}: no line begins with '$ '"
+    for command in found:
+        if command.startswith("make "):
+            words = [word for word in command.split()[1:] if "=" not in word]
+            assert set(words) <= TARGETS, f"{block}: {command}"
+        else:
+            assert command.startswith(("curl ", ".venv/bin/", "python3 -m venv ", "bash ")), f"{block}: {command}"
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python(block: Block, platform: Running, tmp_path: Path) -> None:
+    program = tmp_path / "example.py"
+    program.write_text(platform.here(block.text), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env=platform.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert done.stdout.strip(), f"{block} prints nothing"
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in blocks("yaml", "json") if block.name}), ids=lambda p: p.name)
+def test_configurations(page: Path, tmp_path: Path) -> None:
+    files = [block for block in blocks("yaml", "json", "python", page=page) if block.name]
+    for block in files:
+        path = tmp_path / block.name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+    if not (tmp_path / "binance.yaml").exists():
+        (tmp_path / "binance.yaml").write_text("source: {type: market, name: binance}\n")
+    for block in files:
+        if block.language == "python":
+            continue
+        loaded = load(tmp_path / block.name, {})
+        registry = AppRegistry()
+        registry.discover(loaded.plugins)
+        for source in loaded.sources:
+            registry.get(source.source.name).check(source)
+        make_store(loaded.config, loaded.data_dir)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_yaml_blocks_are_named_so_that_they_are_checked(block: Block) -> None:
+    assert block.name.endswith(".yaml")
+
+
+@pytest.mark.parametrize("block", blocks("json", "ndjson", "toml"), ids=str)
+def test_data_parses(block: Block) -> None:
+    if block.language == "toml":
+        assert tomllib.loads(block.text)
+    for text in [block.text] if block.language == "json" else block.text.splitlines():
+        if block.language != "toml":
+            json.loads(text)
+
+
+def test_the_plugin_runs(platform: Running, tmp_path: Path) -> None:
+    """The page on plugins from its first to its last block."""
+    for block in blocks("python", "yaml", page=PLUGIN_PAGE):
+        path = tmp_path / block.name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(platform.here(block.text), encoding="utf-8")
+    said: dict[str, str] = {}
+    for block in blocks("console", page=PLUGIN_PAGE):
+        for command in commands(block):
+            word = command.split()[1]
+            # The page waits six seconds so that a reader sees something; two are enough for rows.
+            said[word] = shell(command.replace("--seconds 6", "--seconds 2"), platform, tmp_path)
+    assert "prices" in said["check"]
+    assert "BTCUSDT.PRICES" in said["query"]
+    assert "ETHUSDT.PRICES" in said["query"]
+    assert "difference 0" in said["audit"]
+    stored = re.search(r"([\d,]+) rows stored", said["replay"])
+    assert stored is not None
+    assert int(stored[1]) >= 2
