@@ -64,6 +64,14 @@ def read(data: Mapping[str, Any], into: type[T], where: str) -> T:
         what, _, path = str(error).partition(" - at `$")
         place = where + (path.rstrip("`") if path else "")
         raise ConfigError(f"{place}: {what}.") from None
+    except ConfigError as error:  # a section's own check
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def kind_of(data: Any) -> str:
+    """What was found, for people. Never the value: it may be a secret that stands in the wrong place."""
+    named = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+    return "nothing" if data is None else named.get(type(data), "keys and values")
 
 
 def _check_keys(data: Any, section: Any, where: str) -> None:
@@ -71,8 +79,7 @@ def _check_keys(data: Any, section: Any, where: str) -> None:
     if not (isinstance(section, type) and issubclass(section, msgspec.Struct)):
         return
     if not isinstance(data, Mapping):
-        found = "nothing" if data is None else f"{data!r}"
-        raise ConfigError(f"{where}: expected keys and values ({', '.join(_names(section))}), found {found}.")
+        raise ConfigError(f"{where}: expected keys and values ({', '.join(_names(section))}), found {kind_of(data)}.")
     hints = get_type_hints(section)
     for key, value in data.items():
         if key not in hints:

@@ -29,4 +29,4 @@ class ReplayClock:
 
     async def sleep(self, seconds: float) -> None:
         """Let others run."""
-        await asyncio.sleep(min(0, seconds))
+        await asyncio.sleep(0)

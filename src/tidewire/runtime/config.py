@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from tidewire.collect import PumpConfig, Section, SourceConfig
-from tidewire.collect.config import read
+from tidewire.collect.config import kind_of, read
 from tidewire.errors import ConfigError
 from tidewire.journal import Durability, JournalConfig
 
@@ -155,7 +155,7 @@ def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> S
 
 def _source(data: Any, where: str) -> SourceConfig:
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}: expected a source (source:, api:, collectors:), found {data!r}.")
+        raise ConfigError(f"{where}: expected a source (source:, api:, collectors:), found {kind_of(data)}.")
     return read(cast("Mapping[str, Any]", data), SourceConfig, where)
 
 
@@ -172,10 +172,22 @@ def _mapping(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader with fewer guesses
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
+        raise ConfigError(f"{path}{_line_of(error)}: not YAML: {_problem_of(error)}.") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}.")
+        raise ConfigError(f"{path}: expected keys and values, found {kind_of(data)}.")
     return cast("dict[str, Any]", _expand(data, str(path), environ))
+
+
+def _line_of(error: yaml.YAMLError) -> str:
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    return f":{mark.line + 1}" if mark is not None else ""
+
+
+def _problem_of(error: yaml.YAMLError) -> str:
+    """What is wrong, without the text around it: that may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        return ", ".join(part for part in (error.context, error.problem) if part)
+    return "a character that is not allowed" if isinstance(error, yaml.reader.ReaderError) else type(error).__name__
 
 
 def _expand(value: Any, where: str, environ: Mapping[str, str]) -> Any:
