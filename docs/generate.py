@@ -33,8 +33,8 @@ def record_types() -> str:
         "",
         "# Record types",
         "",
-        "Each is one class; tables, JSON, OpenAPI, channels and this page follow from it. Roles and units are explained",
-        "in [data-model.md](data-model.md). The last four columns of every type are its lineage.",
+        "Each is one class; tables, JSON, OpenAPI, channels and this page follow from it. Roles and units are told in",
+        "[data-model.md](data-model.md). The last four columns of every type are its lineage.",
         "",
     ]
     for family in (market, ops):
@@ -43,9 +43,7 @@ def record_types() -> str:
         links = ", ".join(f"[`{kind.name}`](#{kind.name})" for kind in kinds)
         lines += [f"**{name}**: {links}", ""]
     for family in (market, ops):
-        lines += [
-            reference(kind) for kind in types().values() if kind.record.__module__ == family.__name__
-        ]
+        lines += [reference(kind) for kind in types().values() if kind.record.__module__ == family.__name__]
     return "\n".join(lines)
 
 
@@ -80,7 +78,10 @@ def _command(path: str, command: Any) -> list[str]:
     lines = [f"## {path}", "", " ".join(command.help.split()), "", "```text", usage, "```", ""]
     if shown:
         lines += ["| | | default | |", "|---|---|---|---|"]
-        lines += [f"| {_names(parameter)} | {_word(parameter)} | {_default(parameter)} | {parameter.help} |" for parameter in shown]
+        lines += [
+            f"| {_names(parameter)} | {_word(parameter)} | {_default(parameter)} | {parameter.help} |"
+            for parameter in shown
+        ]
         lines.append("")
     return lines
 

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite(
-    "conformance.bus", "conformance.bus_consumers", "conformance.bus_kit", "conformance.bus_life"
-)
 
 from conformance.bus import BusConformance
 from conformance.bus_kit import FAULTS, data, new_stream, survives

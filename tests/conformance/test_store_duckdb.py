@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("conformance.store", "conformance.store_reads")
 
 from conformance.store import StoreConformance
 

@@ -25,6 +25,7 @@ from tidewire.sandbox.server import Sandbox
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
 START_S = 30.0
+NO_PROXY = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,13 @@ class Running:
     @property
     def environment(self) -> dict[str, str]:
         """For processes that run examples: loopback is never asked through a proxy."""
-        return {**os.environ, "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", "TERM": "dumb"}
+        return {**os.environ, **NO_PROXY, "TERM": "dumb"}
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in NO_PROXY.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -120,4 +127,3 @@ async def _until_stored(tidewire: Tidewire) -> None:
             return
         assert time.monotonic() < end, f"nothing was stored: {counts}"
         await asyncio.sleep(0.05)
-

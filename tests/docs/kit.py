@@ -48,11 +48,8 @@ def blocks(*languages: str, page: Path | None = None) -> list[Block]:
 
 def commands(block: Block) -> list[str]:
     """The commands of a console block: lines after ``$``, joined where they end in a backslash."""
-    found: list[str] = []
-    for line in block.text.replace("\\\n", "").splitlines():
-        if line.startswith("$ "):
-            found.append(" ".join(line.removeprefix("$ ").split("  #")[0].split()))
-    return found
+    lines = block.text.replace("\\\n", "").splitlines()
+    return [" ".join(line.removeprefix("$ ").split("  #")[0].split()) for line in lines if line.startswith("$ ")]
 
 
 def prose(text: str) -> str:

@@ -11,6 +11,7 @@ import msgspec
 import polars as pl
 import pytest
 import websockets
+
 from integration.kit import (
     RECORDING,
     Api,
@@ -25,7 +26,6 @@ from integration.kit import (
     tables,
     until,
 )
-
 from tidewire.records.market import Trade
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import Tidewire
@@ -172,7 +172,9 @@ async def _faulty(directory: Path) -> Faulty:
 
 def _all_here(sandbox: Sandbox, platform: Tidewire) -> bool:
     """Whether the last message of each trade stream that was sent to the platform has been received."""
-    last = {instrument: sandbox.ledger()[f"{symbol.lower()}@trade"]["last_id"] for symbol, instrument in SYMBOLS.items()}
+    last = {
+        instrument: sandbox.ledger()[f"{symbol.lower()}@trade"]["last_id"] for symbol, instrument in SYMBOLS.items()
+    }
     rows = platform.cache.get(Trade.type, {}).select("instrument", "sequence")
     have = dict(rows.iter_rows())
     return all(have.get(instrument) == ident for instrument, ident in last.items())

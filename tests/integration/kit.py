@@ -150,7 +150,7 @@ def same_rows(left: Rows, right: Rows, what: str) -> None:
         other = right[table]
         if rows.equals(other, null_equal=True):
             continue
-        shown = [name for name in rows.columns if name not in ("content",)]
+        shown = [name for name in rows.columns if name != "content"]
         only = rows.join(other, on=rows.columns, how="anti", nulls_equal=True).select(shown)
         extra = other.join(rows, on=rows.columns, how="anti", nulls_equal=True).select(shown)
         raise AssertionError(
@@ -217,7 +217,9 @@ def all_gaps(found: Rows) -> pl.DataFrame:
     return pl.concat([found["gap_v1"], found["gap_v1_revisions"]])
 
 
-def every_trade_is_accounted_for(found: Rows, ledger: Mapping[str, Mapping[str, Any]], symbols: Mapping[str, str]) -> int:
+def every_trade_is_accounted_for(
+    found: Rows, ledger: Mapping[str, Mapping[str, Any]], symbols: Mapping[str, str]
+) -> int:
     """Fail unless each trade the sandbox numbered, from the first stored to the last sent, is a row or in a gap.
 
     ``symbols``: the venue's spelling → instrument. Returns how many are in gaps.

@@ -74,4 +74,3 @@ class MoodApp(App):
         context = self.context
         context.journal.append(Origin(self.name, "survey", "GET mood://survey"), msgspec.json.encode(answer))
         self.get("survey").heard(context.clock.wall_ns())
-

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.kit import POLL_S, books, tables
 
+from integration.kit import POLL_S, books, tables
 from tidewire.journal import JournalReader
 
 ROOT = Path(__file__).parents[2]

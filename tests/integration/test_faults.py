@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+
 from integration.conftest import FAULTS, SYMBOLS, Faulty
 from integration.kit import (
     Eager,
@@ -23,7 +24,6 @@ from integration.kit import (
     tables,
     until,
 )
-
 from tidewire.collect import feed
 from tidewire.collect.ws import WsConfig
 from tidewire.sandbox.config import FailRest, Faults, SandboxConfig

@@ -13,8 +13,8 @@ import duckdb
 import msgspec
 import pytest
 import websockets
-from integration.kit import api, balanced, idle, loaded, replayed, running, same_rows, tables, until
 
+from integration.kit import api, balanced, idle, loaded, replayed, running, same_rows, tables, until
 from tidewire.collect import control
 from tidewire.errors import NotFound
 from tidewire.journal import Kind, Origin

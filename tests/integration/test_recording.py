@@ -16,9 +16,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from integration.conftest import CHANNEL, QUOTES, TRADES, Recorded
 from integration.kit import RECORDING, balanced
 
+STEP_US = 10
+"""By how much a receive time may be late: after each rest the journal's clock moves on by a microsecond."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -81,7 +84,7 @@ def test_every_trade_is_the_recordings(recorded: Recorded) -> None:
         assert row["size"] == Decimal(trade["q"])
         assert row["side"] == ("sell" if trade["m"] else "buy")
         assert micros(row["event_time"]) == micros(row["public_at"]) == trade["T"] * 1_000
-        assert micros(row["ingested_at"]) == at // 1_000
+        assert 0 <= micros(row["ingested_at"]) - at // 1_000 <= STEP_US
 
 
 def test_every_quote_is_the_recordings(recorded: Recorded) -> None:
@@ -93,7 +96,8 @@ def test_every_quote_is_the_recordings(recorded: Recorded) -> None:
         assert row["sequence"] == quote["u"]
         for column, name in (("bid_price", "b"), ("bid_size", "B"), ("ask_price", "a"), ("ask_size", "A")):
             assert row[column] == Decimal(quote[name])
-        assert micros(row["event_time"]) == micros(row["ingested_at"]) == at // 1_000
+        assert micros(row["event_time"]) == micros(row["ingested_at"])
+        assert 0 <= micros(row["ingested_at"]) - at // 1_000 <= STEP_US
 
 
 def test_nothing_is_quarantined_for_the_skewed_clock(recorded: Recorded) -> None:
@@ -138,7 +142,9 @@ def test_the_last_trade_is_in_the_history(recorded: Recorded) -> None:
     assert row["sequence"] == lines("trade")[-1][1]["t"]
 
 
-@pytest.mark.xfail(strict=True, reason="a stream at rest hides the rows of its very last frame: the watermark is 1 µs before")
+@pytest.mark.xfail(
+    strict=True, reason="a stream at rest hides the rows of its very last frame: the watermark is 1 µs before"
+)
 def test_the_last_quote_is_in_the_history(recorded: Recorded) -> None:
     (row,) = recorded.answers["last quote"]["data"]
     assert row["sequence"] == lines("bookTicker")[-1][1]["u"]

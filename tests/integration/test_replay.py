@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
+
 from integration.conftest import Faulty, Recorded
 from integration.kit import replayed, same_rows, tables
-
 from tidewire.runtime.replaying import replay
 
 

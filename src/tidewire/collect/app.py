@@ -94,8 +94,7 @@ class App(ABC):
 
     async def forget(self) -> None:
         """Drop all collectors, so that `initialize` can be tried again after it failed."""
-        for collector in self.list():
-            await collector.stop()
+        await self._stop_collectors()
         self._state.collectors.clear()
 
     async def start(self) -> None:
@@ -111,14 +110,21 @@ class App(ABC):
 
     async def stop(self) -> None:
         """Stop every collector; nothing is collected after this returns."""
-        for collector in self.list():
-            await collector.stop()
+        await self._stop_collectors()
         was, self._state.running = self._state.running, False
         _up.labels(self.name).set(0)
         if was:
             self.tell(f"app.{self.name}.stopped", {})
         for subscription in self._state.subscriptions:
             self.context.bus.unsubscribe(subscription)
+
+    async def _stop_collectors(self) -> None:
+        """One that fails to stop is reported and the rest stop."""
+        for collector in self.list():
+            try:
+                await collector.stop()
+            except Exception as error:
+                collector.report(error, "stop")
 
     # -- collectors -------------------------------------------------------------------------------------------
 

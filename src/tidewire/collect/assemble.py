@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import xxhash
@@ -61,25 +61,32 @@ class Assembler:
         batches += self._chatter(chatter, last)
         return batches
 
-    def marks(self, last: Frame) -> list[Batch]:
-        """Progress marks: empty batches that bring every stream to ``last``."""
+    def marks(self, last: Frame, until_ns: int = 0) -> list[Batch]:
+        """Progress marks: empty batches that bring every stream to ``last``.
+
+        With ``until_ns``, a time that no later frame is stamped before, all streams are known to be complete until
+        then, also those that are at ``last`` already.
+        """
         known = types()
-        return [
+        batches = [
             self._batch(known[stream.type], stream.lane, known[stream.type].empty(), last)
             for stream in self._streams()
-            if self._positions.get(stream, 0) < last.sequence
+            if until_ns or self._positions.get(stream, 0) < last.sequence
         ]
+        if not until_ns:
+            return batches
+        return [batch.with_(lineage=replace(batch.lineage, until_us=until_ns // 1_000)) for batch in batches]
 
     def _streams(self) -> list[Stream]:
         return [Stream(self._journal, name, lane) for name in types() for lane in range(self._lanes)]
 
     def _parse(self, source: str, frames: list[Frame], built: dict[str, list[_Rows]], chatter: _Chatter) -> None:
         data = [frame for frame in frames if frame.kind is Kind.DATA]
-        readings = _parse_safely(self._parsers.get(source), source, data)
+        readings = _parse_safely(self._parsers.get(source), _Place(self._journal, source), data)
         acts = _Control()
         for frame in frames:
             if frame.kind is not Kind.DATA:
-                readings += _parse_safely(acts, source, [frame])
+                readings += _parse_safely(acts, _Place(self._journal, source), [frame])
         for reading in readings:
             for part, rows in reading.built:
                 built.setdefault(part.type.name, []).append(rows)
@@ -126,7 +133,7 @@ class Assembler:
         """Frames without rows and unreadable ones are accounted for on the lane of ``quarantined``."""
         stream = Stream(self._journal, Quarantined.type.name, 0)
         position = self._positions.get(stream, 0)
-        fates, rejected = chatter.after(position)
+        fates, rejected = chatter.after(position, self._journal)
         if not fates or last.sequence <= position:
             return []
         batch = self._batch(Quarantined.type, 0, Quarantined.type.empty(), last)
@@ -164,23 +171,32 @@ class _Reading:
     built: list[tuple[Parsed, _Rows]] = field(default_factory=list["tuple[Parsed, _Rows]"])
 
 
-def _parse_safely(parser: Parser | None, source: str, frames: list[Frame]) -> list[_Reading]:
+class _Place(NamedTuple):
+    """Where frames are: in which journal, of which source."""
+
+    journal: str
+    source: str
+
+
+def _parse_safely(parser: Parser | None, place: _Place, frames: list[Frame]) -> list[_Reading]:
     """A parser that raises, or gives what fits no column, is a bug; its frames are quarantined, the rest goes on."""
     if not frames:
         return []
     if parser is None:
         return [
-            _Reading(Outcome(unreadable=[(frame, f"no parser for source {source!r} is loaded") for frame in frames]))
+            _Reading(
+                Outcome(unreadable=[(frame, f"no parser for source {place.source!r} is loaded") for frame in frames])
+            )
         ]
     try:
         outcome = parser.parse(frames)
-        return [_Reading(outcome, [(part, _rows_of(source, part)) for part in outcome.parsed if part.frames])]
+        return [_Reading(outcome, [(part, _rows_of(place, part)) for part in outcome.parsed if part.frames])]
     except Exception as error:
         if len(frames) == 1:
-            _log.exception("parser failed", source=source, frame=frames[0].sequence)
+            _log.exception("parser failed", source=place.source, frame=frames[0].sequence)
             return [_Reading(Outcome(unreadable=[(frames[0], f"{type(error).__name__}: {error}")]))]
     middle = len(frames) // 2
-    return _parse_safely(parser, source, frames[:middle]) + _parse_safely(parser, source, frames[middle:])
+    return _parse_safely(parser, place, frames[:middle]) + _parse_safely(parser, place, frames[middle:])
 
 
 @dataclass
@@ -209,21 +225,21 @@ class _Rows:
         return counted
 
 
-def _rows_of(source: str, part: Parsed) -> _Rows:
+def _rows_of(place: _Place, part: Parsed) -> _Rows:
     frames = part.frames
     sequences = [frame.sequence for frame in frames]
     times = [frame.wall_ns // 1_000 for frame in frames]
-    columns: dict[str, Any] = {"ingested_at": times, **part.columns, "source": source, "frame": sequences}
+    columns: dict[str, Any] = {"ingested_at": times, **part.columns, "source": place.source, "frame": sequences}
     columns["ordinal"] = part.ordinals or [0] * len(frames)
     built = build(part.type, columns, len(frames))
     connections = pl.Series("connection", [frame.origin.request for frame in frames], dtype=pl.String)
     if not built.not_exact:
         return _Rows(built.rows, connections, None)
     rejected = [
-        rejection(part.type.name, built.rows.row(place, named=True), {"not_exact": found})
-        for place, found in sorted(built.not_exact.items())
+        rejection(place.journal, part.type.name, built.rows.row(index, named=True), {"not_exact": found})
+        for index, found in sorted(built.not_exact.items())
     ]
-    good = pl.Series([place not in built.not_exact for place in range(len(frames))])
+    good = pl.Series([index not in built.not_exact for index in range(len(frames))])
     return _Rows(built.rows.filter(good), connections.filter(good), quarantined(rejected))
 
 
@@ -252,7 +268,7 @@ class _Chatter:
             self._unreadable.append((source, frame, why))
             _bad.labels(source).inc()
 
-    def after(self, position: int) -> tuple[Counter[Fate], pl.DataFrame | None]:
+    def after(self, position: int, journal: str) -> tuple[Counter[Fate], pl.DataFrame | None]:
         fates: Counter[Fate] = Counter()
         for source, frame in self._control:
             if frame.sequence > position:
@@ -265,12 +281,12 @@ class _Chatter:
                 hour = frame.wall_ns // 1_000 // HOUR_US * HOUR_US
                 fates[Fate(source, hour, "received")] += 1
                 fates[Fate(source, hour, "quarantined")] += 1
-                rejected.append(_unreadable(source, frame, why))
+                rejected.append(_unreadable(_Place(journal, source), frame, why))
         return fates, quarantined(rejected) if rejected else None
 
 
-def _unreadable(source: str, frame: Frame, why: str) -> dict[str, Any]:
-    row = {"source": source, "frame": frame.sequence, "ordinal": 0, "ingested_at": frame.wall_ns // 1_000}
+def _unreadable(place: _Place, frame: Frame, why: str) -> dict[str, Any]:
+    row = {"source": place.source, "frame": frame.sequence, "ordinal": 0, "ingested_at": frame.wall_ns // 1_000}
     shown = frame.payload[:SHOWN_BYTES].decode("utf-8", "replace")
     row |= {"collector": frame.origin.collector, "begins": shown}
-    return rejection(FRAME, row, {"unreadable": why})
+    return rejection(place.journal, FRAME, row, {"unreadable": why})

@@ -6,6 +6,7 @@ Three rules set its pace: a step begins when the previous one is done and ``pars
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,18 +51,30 @@ class Pump:
         self.position = self._assembler.start(positions)
         last: Frame | None = None
         while True:
-            accepted = self._journal.accepted
-            if accepted == self.position:
-                if last is not None:
-                    await self._publish(self._assembler.marks(last))
-                    last = None
-                accepted = await self._journal.wait(self.position)
-            if accepted - self.position < self._config.parse_frames:
+            if self._journal.accepted == self.position:
+                await self._rest(last)
+                last = None
+            if self._journal.accepted - self.position < self._config.parse_frames:
                 await self._clock.sleep(self._config.parse_ms / 1e3)
             frames = self._journal.read(self.position, frames=self._config.step_frames)
             if frames:
                 await self._step(frames)
                 last = frames[-1]
+
+    async def _rest(self, last: Frame | None) -> None:
+        """Wait for frames. When none came for ``mark_ms``, say that everything until now is complete."""
+        frames = asyncio.ensure_future(self._journal.wait(self.position))
+        quiet = asyncio.ensure_future(self._clock.sleep(self._config.mark_ms / 1e3))
+        try:
+            if last is not None:
+                await asyncio.wait((frames, quiet), return_when=asyncio.FIRST_COMPLETED)
+                if not frames.done():
+                    await self._publish(self._assembler.marks(last, self._journal.horizon()))
+            quiet.cancel()
+            await frames
+        finally:
+            frames.cancel()
+            quiet.cancel()
 
     async def _step(self, frames: list[Frame]) -> None:
         began = self._clock.mono_ns()

@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """A segment as users see it: ``last`` is ``first - 1`` while it is empty, ``bytes`` leaves out the reserved tail."""
+    """A segment: ``last`` is ``first - 1`` while it is empty, ``bytes`` leaves out the reserved tail."""
 
     path: Path
     first: int

@@ -135,6 +135,13 @@ class Journal:
         self._committer.put(Frame(sequence, wall, mono, kind, origin, cursor, payload), size)
         return sequence
 
+    def horizon(self) -> int:
+        """UTC nanoseconds that no frame appended from now on is stamped before.
+
+        Past the last frame, so that whoever has all frames up to `head` also has everything up to this time.
+        """
+        return self._stamper.horizon()
+
     @property
     def full(self) -> bool:
         """Whether more is pending than allowed: pause what can be paused, then await `ready`."""

@@ -16,7 +16,10 @@ from tidewire.journal.segment import SUFFIX, Limits, Stop
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with a journal: ``torn`` (an unfinished end, cut when it is next opened), ``corrupt`` or ``missing``."""
+    """Something wrong with a journal.
+
+    ``level``: ``torn`` (an unfinished end, cut when it is next opened), ``corrupt`` or ``missing``.
+    """
 
     level: str
     path: Path

@@ -31,6 +31,11 @@ class Stamper:
         """The newest stamp."""
         return self._last_ns
 
+    def horizon(self) -> int:
+        """A time that no later frame will be stamped before, at least a microsecond past the last one."""
+        self._last_ns = max(self.stamp()[0], self._last_ns + 1_000)
+        return self._last_ns
+
     def stamp(self, wall_ns: int | None = None) -> tuple[int, int]:
         """Wall and monotonic time of now; a ``wall_ns`` given by the caller counts unless it is before the last."""
         mono = self._mono()

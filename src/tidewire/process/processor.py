@@ -79,7 +79,7 @@ class Processor:
             return rows, None
         bad = rows.filter(mask)
         early = set() if future is None else set(future.filter(mask).arg_true())
-        rejected = _rejections(kind, bad, early)
+        rejected = _rejections(batch.lineage.journal, kind, bad, early)
         fates += fates_of(bad, "quarantined")
         _rows.labels(kind.name, "quarantined").inc(bad.height)
         return rows.filter(~mask), quarantined(rejected)
@@ -102,7 +102,7 @@ class Processor:
         return gaps([dict(describe(kind, hole)) for hole in holes])
 
 
-def _rejections(kind: RecordType, bad: pl.DataFrame, early: set[int]) -> list[dict[str, Any]]:
+def _rejections(journal: str, kind: RecordType, bad: pl.DataFrame, early: set[int]) -> list[dict[str, Any]]:
     by_rule = [place for place in range(bad.height) if place not in early or kind.check(bad[place])[0]]
     reasons: dict[int, list[str]] = dict(zip(by_rule, kind.reasons(bad[by_rule]) if by_rule else [], strict=True))
     found: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ def _rejections(kind: RecordType, bad: pl.DataFrame, early: set[int]) -> list[di
         names = [*reasons.get(place, []), *([FUTURE] if place in early else [])]
         for name in names:
             _failed.labels(kind.name, name).inc()
-        found.append(rejection(kind.name, row, {name: row.get(name.partition("|")[0]) for name in names}))
+        found.append(rejection(journal, kind.name, row, {name: row.get(name.partition("|")[0]) for name in names}))
     return found
 
 

@@ -208,7 +208,9 @@ MAX_CONTENT = 4_000
 """Characters of a quarantined row that are shown; the bytes themselves stay in the journal."""
 
 
-def rejection(record_type_name: str, row: Mapping[str, Any], reasons: Mapping[str, Any]) -> dict[str, Any]:
+def rejection(
+    journal: str, record_type_name: str, row: Mapping[str, Any], reasons: Mapping[str, Any]
+) -> dict[str, Any]:
     """One `Quarantined` row as plain values.
 
     ``row`` is what was parsed; it gives source, frame, ordinal and receive time. ``reasons`` maps the names of the
@@ -223,6 +225,7 @@ def rejection(record_type_name: str, row: Mapping[str, Any], reasons: Mapping[st
         "frame": row["frame"],
         "ordinal": row["ordinal"],
         "row": row["ordinal"],
+        "journal": journal,
         "record_type": record_type_name,
         "instrument": row.get("instrument"),
         "reasons": msgspec.json.encode(reasons, enc_hook=str).decode(),

@@ -37,6 +37,7 @@ class Quarantined(Record):
     ``event_time`` is the receive time of the frame, because the row's own times cannot be trusted.
     """
 
+    journal = Text("Journal the frame is in.", key=True, example="fb00ac44-e1ad-416c-8f8e-b9b14b3802b6")
     frame = Sequence("Sequence of the journal frame.", key=True)
     record_type = Text(
         "Record type of the row; 'frame' when the whole frame could not be read.", key=True, example="trade"

@@ -84,6 +84,7 @@ class Tidewire:
         await self.bus.start()
         self._started.append("bus")
         self._check_positions()
+        await self.store.set_live({self.journal.uuid})
         await load_instruments(self.instruments, self.store)
         self.bus.subscribe("data.*.processed", self._remember, queue=4_096, full=Full.DROP_OLDEST, name="cache")
         context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, self._down_since())

@@ -35,6 +35,7 @@ class Book:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self.positions: dict[Stream, Position] = {}
+        self.retired: frozenset[str] = frozenset()
         self._journals: dict[str, int] = {}
         self._fates: set[tuple[str, Fate]] = set()
         self.load()
@@ -47,6 +48,7 @@ class Book:
             "SELECT j.uuid, p.type, p.lane, p.last, p.until_us FROM _positions p JOIN _journals j ON j.id = p.journal"
         ).fetchall()
         self._journals = journals
+        self.retired = frozenset(uuid for (uuid,) in ask("SELECT uuid FROM _journals WHERE NOT live").fetchall())
         self._fates = set()
         self.positions = {Stream(uuid, kind, lane): Position(last, until) for uuid, kind, lane, last, until in rows}
 
@@ -73,9 +75,14 @@ class Book:
         new = max(self._journals.values(), default=0) + 1
         if new > MAX_JOURNALS:
             raise StoreError(f"This file holds rows of {MAX_JOURNALS} journals, no more fit. Begin a new file.")
-        self._connection.execute("INSERT INTO _journals VALUES (?, ?)", [new, uuid])
+        self._connection.execute("INSERT INTO _journals VALUES (?, ?, TRUE)", [new, uuid])
         self._journals[uuid] = new
         return new
+
+    def set_live(self, journals: Collection[str]) -> None:
+        """Say which journals still get frames; in a transaction of its own."""
+        self._connection.execute("UPDATE _journals SET live = list_contains(?, uuid)", [list(journals)])
+        self.retired = frozenset(self._journals) - frozenset(journals)
 
     def write(self, moves: Mapping[Stream, Position], fates: Counter[tuple[str, Fate]]) -> None:
         """Put the new positions and the fates into the running transaction."""
@@ -136,8 +143,13 @@ _POSITION = {"journal": "USMALLINT", "type": "VARCHAR", "lane": "INTEGER", "last
 _FATE = {"type": "VARCHAR", "source": "VARCHAR", "hour_us": "BIGINT", "fate": "VARCHAR", "n": "BIGINT"}
 
 
-def watermark(positions: Mapping[Stream, Position], kind: str | None) -> datetime:
-    """The receive time up to which all streams of a type are committed (of all types, if ``None``)."""
-    untils = [at.until_us for stream, at in positions.items() if kind is None or stream.type == kind]
+def watermark(positions: Mapping[Stream, Position], kind: str | None, retired: Collection[str] = ()) -> datetime:
+    """The receive time up to which all streams of a type are committed (of all types, if ``None``).
+
+    Streams of retired journals get no frames any more and hold nothing back, unless there are no others.
+    """
+    mine = {stream: at for stream, at in positions.items() if kind is None or stream.type == kind}
+    live = [at.until_us for stream, at in mine.items() if stream.journal not in retired]
+    untils = live or [at.until_us for at in mine.values()]
     # Another frame may have come in the very microsecond of the last one.
     return EPOCH + timedelta(microseconds=min(untils)) - MICROSECOND if untils and min(untils) else EPOCH

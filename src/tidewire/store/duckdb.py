@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -97,7 +97,13 @@ class DuckDBStore:
 
         Gaps and quarantined rows come with the batches of all types: theirs is the lowest of all.
         """
-        return watermark(self._open_writer.book.positions, None if kind in RIDERS else kind.name)
+        book = self._open_writer.book
+        return watermark(book.positions, None if kind in RIDERS else kind.name, book.retired)
+
+    async def set_live(self, journals: Collection[str]) -> None:
+        """Say which journals still get frames: what an abandoned one did not bring holds no watermark back."""
+        async with self._turn:
+            await self._in_thread(lambda: self._open_writer.book.set_live(journals))
 
     async def write(self, batches: Sequence[Batch]) -> list[Written]:
         """Commit batches of any types in one transaction, with rows, rejects, gaps, fates and positions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -109,6 +109,10 @@ class Store(Sink, Protocol):
         It is that of the slowest stream of the type; of all types for gaps and quarantined rows, which come with any.
         A read of these two that names no snapshot shows all that is committed: a stream at rest must not hide a gap.
         """
+        ...
+
+    async def set_live(self, journals: Collection[str]) -> None:
+        """Say which journals still get frames; streams of the others no longer hold watermarks back. Durable."""
         ...
 
     async def read(self, query: Query) -> Result:

@@ -43,4 +43,8 @@ def test_what_is_no_control_frame(payload: bytes) -> None:
 
 
 def test_the_form_is_plain_json() -> None:
-    assert msgspec.json.decode(control.encode(Noted("x", {"a": 1}))) == {"event": "noted", "what": "x", "detail": {"a": 1}}
+    assert msgspec.json.decode(control.encode(Noted("x", {"a": 1}))) == {
+        "event": "noted",
+        "what": "x",
+        "detail": {"a": 1},
+    }

@@ -56,7 +56,11 @@ def test_a_plugin_file(tmp_path: Path) -> None:
     assert found.get("weather").about == "Rain."
     assert {"binance", "weather"} <= set(known(found))
     # An imported App is not the file's own: binance still comes from where it is.
-    write(tmp_path, "uses.py", "from tidewire.sources.binance import BinanceApp\n" + PLUGIN.format(name="U", source="u", about=""))
+    write(
+        tmp_path,
+        "uses.py",
+        "from tidewire.sources.binance import BinanceApp\n" + PLUGIN.format(name="U", source="u", about=""),
+    )
     found.discover(tmp_path)
     assert next(entry for entry in found.list() if entry.name == "binance").origin.startswith("entry point")
 

@@ -261,13 +261,14 @@ def test_fates_are_counted_by_source_and_hour(rows: list[tuple[str, int, int]], 
 
 def test_a_rejected_row_says_what_it_was_and_why() -> None:
     row = good_row(Trade.type) | {"frame": 17, "ordinal": 2, "price": float("nan"), "size": None}
-    made = rejection("trade", row, {"not_exact": {"price": "1e-13"}, "public_at|nullability": NOW})
+    made = rejection("j1", "trade", row, {"not_exact": {"price": "1e-13"}, "public_at|nullability": NOW})
     frame = quarantined([made])
     assert frame.schema == Quarantined.type.schema
     assert Quarantined.type.check(frame).to_list() == [0]
     found = frame.row(0, named=True)
     assert (found["frame"], found["ordinal"], found["row"], found["record_type"]) == (17, 2, 2, "trade")
     assert (found["source"], found["instrument"], found["state"]) == ("binance", "BTC-USDT.BINANCE", "open")
+    assert found["journal"] == "j1"
     assert found["event_time"] == found["public_at"] == found["ingested_at"] == row["ingested_at"]
     assert json.loads(found["reasons"])["not_exact"] == {"price": "1e-13"}
     content = json.loads(found["content"])
@@ -277,13 +278,13 @@ def test_a_rejected_row_says_what_it_was_and_why() -> None:
 
 def test_a_rejected_row_of_decimals_is_shown_exactly() -> None:
     row = frame_of(OrderBook.type, [good_row(OrderBook.type)]).row(0, named=True)
-    content = msgspec.json.decode(rejection("order_book", row, {"same_lengths": ""})["content"])
+    content = msgspec.json.decode(rejection("j1", "order_book", row, {"same_lengths": ""})["content"])
     assert content["bid_prices"] == ["1.500000000000", "1.400000000000"]
 
 
 def test_a_long_row_is_cut_and_still_json() -> None:
     row = {"source": "s", "frame": 1, "ordinal": 0, "ingested_at": NOW, "begins": '"\\币' * MAX_CONTENT}
-    made = rejection("frame", row, {"unreadable": "too long"})
+    made = rejection("j1", "frame", row, {"unreadable": "too long"})
     content = json.loads(made["content"])
     assert content["cut"].startswith('{"begins":')
     assert len(content["cut"]) == MAX_CONTENT

@@ -18,7 +18,7 @@ def test_a_gap_is_named_by_source_instrument_type_and_hole() -> None:
 
 
 def test_a_quarantined_row_is_named_by_where_its_bytes_are() -> None:
-    assert set(Quarantined.type.key) == {"source", "frame", "record_type", "row"}
+    assert set(Quarantined.type.key) == {"source", "journal", "frame", "record_type", "row"}
 
 
 @pytest.mark.parametrize("cause", CAUSES)

@@ -59,7 +59,9 @@ def test_a_platform_file_names_source_files_and_holds_sources(tmp_path: Path) ->
     assert loaded.data_dir == tmp_path / "here"
 
 
-@pytest.mark.parametrize("text", ["no", "yes", "on", "off", "No", "1:30", "000001", "2024-01-01", "0x10", "1_000", "0o7", ".5"])
+@pytest.mark.parametrize(
+    "text", ["no", "yes", "on", "off", "No", "1:30", "000001", "2024-01-01", "0x10", "1_000", "0o7", ".5"]
+)
 def test_scalars_that_stay_text(tmp_path: Path, text: str) -> None:
     assert section(tmp_path, text) == text
 
@@ -172,8 +174,10 @@ def test_a_directory_and_other_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_secrets_are_never_shown(tmp_path: Path, text: str) -> None:
+    environ = {"SECRET": "hunter2"}
+    path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        load(write(tmp_path, text), {"SECRET": "hunter2"})
+        load(path, environ)
     assert "hunter2" not in str(caught.value)
     shown = "".join(traceback.format_exception(caught.value))
     assert "hunter2" not in shown

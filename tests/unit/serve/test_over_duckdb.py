@@ -147,7 +147,7 @@ async def test_latest_has_forming_bars_and_what_the_cache_forgot() -> None:
 
 async def test_gaps_and_quarantine() -> None:
     gap = {"record_type": "trade", "gap_id": "1", "cause": "grid", "state": "open", "until_time": moment(60)}
-    bad = {"record_type": "trade", "row": 0, "reasons": '{"price|min": "-1"}', "state": "open"}
+    bad = {"journal": "j1", "record_type": "trade", "row": 0, "reasons": '{"price|min": "-1"}', "state": "open"}
     async with stored() as db:
         gaps, rejected = rows_of(ops.Gap.type, [gap]), rows_of(ops.Quarantined.type, [bad])
         await db.write(TRADE, trades(2), gaps=gaps, rejected=rejected)

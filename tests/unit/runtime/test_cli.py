@@ -1,0 +1,204 @@
+"""The command line: what it prints, what it exits with."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import aiohttp
+import duckdb
+import pytest
+from unit.runtime.commands import ended, line, started, tidewire
+from unit.runtime.kit import Run, fill, messages, opened
+
+from tidewire import __version__
+
+CONFIG = """
+data_dir: data
+listen: {port: 0}
+sources:
+  - source: {type: market, name: binance}
+    api: {base_url: "http://127.0.0.1:1"}
+    collectors:
+      trade: {symbols: [BTCUSDT]}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a configuration and the data of a short run; not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+
+    async def make() -> None:
+        async with opened(folder / "data") as (journal, store):
+            run = Run(journal, store)
+            await run.start()
+            await fill(journal, messages(300), run.now)
+            await run.drained()
+            await run.stop()
+
+    asyncio.run(make())
+    (folder / "tidewire.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture
+def own(made: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed."""
+    return shutil.copytree(made, tmp_path / "own")
+
+
+def test_version_and_help() -> None:
+    done = tidewire("version")
+    assert (done.code, done.out.strip()) == (0, __version__)
+    done = tidewire("--help")
+    assert done.code == 0
+    for command in ("demo", "up", "check", "sources", "sandbox", "query", "replay", "audit", "journal", "version"):
+        assert command in done.out
+
+
+@pytest.mark.parametrize("arguments", [["upp"], ["check", "--jsn"], ["query"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    done = tidewire(*arguments)
+    assert done.code == 2
+    assert "Usage" in done.err
+
+
+def test_check(made: Path) -> None:
+    done = tidewire("check", cwd=made)
+    assert done.code == 0
+    assert "good. Sources: binance." in done.out
+    done = tidewire("check", made / "tidewire.yaml", "--json")
+    assert (done.code, done.json()["sources"], done.json()["data_dir"]) == (0, ["binance"], str(made / "data"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("listen:", "lisen:", ["tidewire.yaml.lisen: no such key. Did you mean 'listen'?"]),
+        ("symbols:", "symbls:", ["collectors.trade.symbls: no such key. Did you mean 'symbols'?"]),
+        ("name: binance", "name: binanec", ["no source 'binanec'. Did you mean 'binance'?"]),
+        ("port: 0", "port: none", ["tidewire.yaml.listen.port: Expected `int`, got `str`."]),
+        ("data_dir: data", "store: {type: duckbd}", ["store.type: no store 'duckbd'. Did you mean 'duckdb'?"]),
+    ],
+)
+def test_a_typo_in_the_configuration(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
+    (tmp_path / "tidewire.yaml").write_text(CONFIG.replace(old, new))
+    done = tidewire("check", cwd=tmp_path)
+    assert done.code == 2
+    for part in parts:
+        assert part in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_configuration_that_is_missing(tmp_path: Path) -> None:
+    for command in ("check", "up"):
+        done = tidewire(command, "nowhere.yaml", cwd=tmp_path)
+        assert (done.code, "nowhere.yaml: no such file" in done.err) == (2, True)
+
+
+def test_query(made: Path) -> None:
+    done = tidewire("query", "trade", "--symbol", "btcusdt", "--limit", "3", "--order", "asc", "--json", cwd=made)
+    assert done.code == 0
+    rows = done.json()
+    assert [row["instrument"] for row in rows] == ["BTC-USDT.BINANCE"] * 3
+    assert rows[0]["price"] == "61837.63"
+    assert [row["event_time"] for row in rows] == sorted(row["event_time"] for row in rows)
+    done = tidewire("query", "quote", "--limit", "2", "--data", made / "data")
+    assert done.code == 0
+    assert "NKN-USDT.BINANCE" in done.out
+    assert "no platform is running on it" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["query", "trades"], 1, "Did you mean 'trade'?"),
+        (["query", "trade", "--where", "side"], 2, "write name=value"),
+        (["query", "trade", "--where", "sied=buy"], 2, "'side'"),
+        (["query", "trade", "--start", "yesterdayish"], 2, "yesterdayish"),
+        (["query", "trade", "--data", "nowhere"], 1, "nowhere: no such data directory"),
+        (["journal", "ls", "--data", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_questions_that_cannot_be_answered(made: Path, arguments: list[str], code: int, part: str) -> None:
+    done = tidewire(*arguments, cwd=made)
+    assert (done.code, done.out) == (code, "")
+    assert part in done.err
+    assert "Traceback" not in done.err
+
+
+def test_audit(own: Path) -> None:
+    done = tidewire("audit", "--json", cwd=own)
+    assert done.code == 0
+    books = done.json()
+    assert (books["difference"], books["in_flight_frames"]) == (0, 0)
+    assert books["totals"]["received"] == 301
+    with duckdb.connect(str(own / "data" / "tidewire.duckdb")) as connection:
+        connection.execute("DELETE FROM trade_v1 WHERE frame = (SELECT min(frame) FROM trade_v1)")
+    done = tidewire("audit", cwd=own)
+    assert done.code == 3
+    assert "trade/binance: the books say" in done.out
+    assert "difference 1, in flight 0 frames" in done.out
+
+
+def test_journal(own: Path) -> None:
+    done = tidewire("journal", "ls", "--json", cwd=own)
+    assert done.code == 0
+    assert done.json()["accepted"] == 300
+    (segment,) = done.json()["segments"]
+    assert (segment["first"], segment["last"]) == (1, 300)
+    done = tidewire("journal", "verify", "--json", cwd=own)
+    assert (done.code, done.json()["frames"], done.json()["findings"]) == (0, 300, [])
+    path = own / "data" / "journal" / segment["file"]
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    path.write_bytes(damaged)
+    done = tidewire("journal", "verify", "--json", cwd=own)
+    assert done.code == 3
+    assert done.json()["findings"]
+
+
+def test_sources(made: Path) -> None:
+    done = tidewire("sources", "--json", cwd=made)
+    assert done.code == 0
+    (binance,) = [entry for entry in done.json()["installed"] if entry["name"] == "binance"]
+    assert binance["status"] == "not running"
+    assert "Binance spot" in binance["about"]
+
+
+def test_replay(made: Path, tmp_path: Path) -> None:
+    done = tidewire("replay", "--into", tmp_path / "again", "--json", cwd=made)
+    assert done.code == 0
+    told = done.json()
+    assert (told["frames"], told["difference"]) == (300, 0)
+    first = tidewire("query", "trade", "--limit", "1000", "--json", cwd=made)
+    again = tidewire("query", "trade", "--limit", "1000", "--json", "--data", tmp_path / "again")
+    assert again.json() == first.json()
+    done = tidewire("replay", "--into", tmp_path / "again", cwd=made)
+    assert (done.code, "holds a store that is not empty" in done.err) == (2, True)
+
+
+async def test_sandbox() -> None:
+    async with started("sandbox", "--json", "--until-eof", "--symbols", "2") as process:
+        url = (await line(process, "{")).partition('"url":"')[2].partition('"')[0]
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/api/v3/exchangeInfo") as reply:
+            assert len((await reply.json())["symbols"]) == 2
+        assert process.stdin is not None
+        process.stdin.close()
+        assert await ended(process) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--fault", "dorp=1"], "Did you mean 'drop'?"),
+        (["--fault", "drop"], "write name=value"),
+        (["--recording", "nowhere.gz"], "no such file"),
+    ],
+)
+def test_a_sandbox_that_cannot_be(arguments: list[str], part: str) -> None:
+    done = tidewire("sandbox", *arguments)
+    assert done.code == 2
+    assert part in done.err

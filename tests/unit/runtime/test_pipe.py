@@ -1,0 +1,200 @@
+"""The pipe: whatever breaks inside, everything accepted is stored, once, and the books agree."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from unit.runtime.kit import Run, Stepping, fill, messages, opened, tables, trade
+from unit.sources.binance.samples import WS
+
+from tidewire.errors import JournalError
+from tidewire.journal import Journal, Kind
+from tidewire.records.market import Trade
+from tidewire.records.record import types
+from tidewire.replay import Replay
+from tidewire.runtime.pipe import EVERYTHING
+from tidewire.sources.binance import BinanceParser
+from tidewire.store.config import StoreConfig
+from tidewire.store.duckdb import DuckDBStore
+from tidewire.store.protocol import Query
+from tidewire.watch.audit import audit
+
+Rows = dict[str, pl.DataFrame]
+
+
+async def replayed(journal: Journal) -> Rows:
+    """What the same journal comes to in one go, from the first frame on."""
+    store = DuckDBStore(":memory:", StoreConfig())
+    await store.open()
+    async for _ in Replay(journal, {"binance": BinanceParser()}).into(store):
+        pass
+    found = await tables(store)
+    await store.close()
+    return found
+
+
+def same(ours: Rows, theirs: Rows) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, part in ours.items():
+        assert_frame_equal(part, theirs[name])
+
+
+async def converged(run: Run) -> Rows:
+    """The run is drained: it must be what a replay gives, and every row accounted for."""
+    await run.drained()
+    assert run.pipe.in_flight() == 0
+    books = await audit(run.store, run.journal.accepted, run.journal.uuid)
+    assert (books.difference, books.in_flight_frames, books.tables) == (0, 0, {})
+    found = await tables(run.store)
+    same(found, await replayed(run.journal))
+    return found
+
+
+async def test_everything_accepted_is_stored_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store)
+        await run.start()
+        for seed in range(4):
+            await fill(journal, messages(150, seed, first=1_000 * (seed + 1)), run.now)
+        found = await converged(run)
+        assert set(found) == {"gap", "instrument", "kline", "quarantined", "quote", "trade"}
+        assert found["trade"]["trade_id"].n_unique() == found["trade"].height > 200
+        assert found["kline"]["final"].all()
+        assert run.made == 1
+        await run.stop()
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+async def test_failing_commits_are_made_good(tmp_path: Path, lanes: int) -> None:
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store, lanes)
+        run.flaky.fails = {1, 3, 4, 7}
+        await run.start()
+        for seed in range(6):
+            await fill(journal, messages(80, seed, first=1_000 * (seed + 1)), run.now)
+            await run.drained()
+        await converged(run)
+        assert run.made >= 4
+        await run.stop()
+
+
+@pytest.mark.parametrize("subject", ["data.trade.collected", "data.trade.processed", "data.quote.processed"])
+async def test_an_event_that_got_lost_is_made_good(tmp_path: Path, subject: str) -> None:
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store)
+        seen = 0
+
+        def loses(event: object) -> bool:
+            nonlocal seen
+            seen += getattr(event, "subject", "") == subject
+            return getattr(event, "subject", "") == subject and seen in (2, 9)
+
+        run.bus.loses = loses  # type: ignore[assignment]
+        await run.start()
+        for seed in range(5):
+            await fill(journal, messages(100, seed, first=1_000 * (seed + 1)), run.now)
+        await converged(run)
+        assert run.made >= 2
+        await run.stop()
+
+
+async def test_restarts_in_the_middle_change_nothing(tmp_path: Path) -> None:
+    now = Stepping()
+    for seed in range(6):
+        async with opened(tmp_path) as (journal, store):
+            run = Run(journal, store, stepping=now)
+            await run.start()
+            await fill(journal, messages(90, seed, first=1_000), now)
+            if seed % 2:
+                await run.drained()
+            await run.stop()
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store, stepping=now)
+        await run.start()
+        await converged(run)
+        await run.stop()
+
+
+async def test_a_hole_half_filled_before_a_restart_is_closed_after_it(tmp_path: Path) -> None:
+    parts = [
+        messages(1) + [(trade(n), WS, Kind.DATA) for n in (10, 14, 12)],
+        [(trade(n), WS, Kind.DATA) for n in (11, 13)],
+    ]
+    now = Stepping()
+    for part in parts:
+        async with opened(tmp_path) as (journal, store):
+            run = Run(journal, store, stepping=now)
+            await run.start()
+            await fill(journal, part, now)
+            found = await converged(run)
+            await run.stop()
+    assert found["gap"]["state"].to_list() == ["open", "filled"]
+
+
+async def test_instruments_stored_in_the_last_moment_are_known_after_a_restart(tmp_path: Path) -> None:
+    now = Stepping()
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store, stepping=now)
+        await run.start()
+        await fill(journal, messages(1), now)
+        await run.drained()
+        await run.stop()
+        # Accepted, but not parsed before the process ends.
+        await fill(journal, [(trade(5), WS, Kind.DATA)], now)
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store, stepping=now)
+        await run.start()
+        found = await converged(run)
+        assert "quarantined" not in found
+        assert found["trade"]["instrument"].to_list() == ["BTC-USDT.BINANCE"]
+        await run.stop()
+
+
+async def test_what_is_in_flight(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store)
+        await run.drained()  # nothing accepted: nothing to wait for
+        await fill(journal, messages(20), run.now)
+        assert run.pipe.in_flight() == 20
+        assert run.pipe.in_flight(5) == 5
+        waiting = asyncio.create_task(run.drained())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await run.start()
+        await waiting
+        assert run.pipe.in_flight() == 0
+        assert set(store.positions().values()) == {20}
+        assert len(store.positions()) == len(types())
+        await run.stop()
+
+
+async def test_stored_rows_are_told(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store)
+        await run.bus.start()
+        told: list[str] = []
+        run.bus.subscribe("data.trade.stored", lambda event: told.extend(event.batch.rows["trade_id"]))
+        await run.start()
+        await fill(journal, messages(150), run.now)
+        await run.drained()
+        await run.stop()
+        stored = (await store.read(Query(Trade.type, snapshot=EVERYTHING, limit=10_000, order="asc"))).rows
+        assert sorted(told) == sorted(stored["trade_id"])
+        assert run.pipe.rows >= len(told)
+
+
+async def test_a_journal_that_ends_ends_the_pipe_with_its_own_error(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store)
+        await run.start()
+        await fill(journal, messages(10), run.now)
+        await run.drained()
+        await journal.close()
+        assert run.task is not None
+        with pytest.raises(JournalError):
+            await asyncio.wait_for(run.task, 20)
+        await run.stop()
