@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -72,7 +72,7 @@ def configure(level: str = "info", form: Literal["console", "json"] = "console",
         structlog.processors.format_exc_info,  # before `redact`: messages of exceptions hold URLs
         redact,
     ]
-    stream = to or sys.stderr
+    stream = to or cast("TextIO", _Stderr())
     renderer: list[structlog.typing.Processor] = (
         [structlog.processors.JSONRenderer()]
         if form == "json"
@@ -85,6 +85,19 @@ def configure(level: str = "info", form: Literal["console", "json"] = "console",
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
+
+
+class _Stderr:
+    """Standard error as it is when a line is written: a progress view may have put itself in front of it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 def redact(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

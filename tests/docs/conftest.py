@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from docs.kit import NO_PROXY, Running
 from tidewire.collect import SourceConfig
 from tidewire.records.market import Kline, Quote, Ticker, Trade
 from tidewire.runtime.config import Config, Listen, Loaded, Log
@@ -25,35 +23,6 @@ from tidewire.sandbox.server import Sandbox
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
 START_S = 30.0
-NO_PROXY = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
-
-
-@dataclass(frozen=True)
-class Running:
-    """Where the platform and its upstream are."""
-
-    url: str
-    sandbox_url: str
-    data: Path
-    replayed: Path
-
-    def here(self, text: str) -> str:
-        """An example with this platform in place of the one it names."""
-        for written, meant in (
-            ("http://127.0.0.1:8700", self.url),
-            ("ws://127.0.0.1:8700", self.url.replace("http", "ws")),
-            ("http://127.0.0.1:8701", self.sandbox_url),
-            ("tidewire-demo/data", str(self.data)),
-            ("tidewire-demo/replayed", str(self.replayed)),
-            (".venv/bin/tidewire", f"{sys.executable} -m tidewire"),
-        ):
-            text = text.replace(written, meant)
-        return text
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """For processes that run examples: loopback is never asked through a proxy."""
-        return {**os.environ, **NO_PROXY, "TERM": "dumb"}
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SOURCE = ROOT / "src" / "tidewire"
+
+NO_PROXY = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
@@ -26,6 +30,34 @@ class Block:
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where the platform and its upstream are."""
+
+    url: str
+    sandbox_url: str
+    data: Path
+    replayed: Path
+
+    def here(self, text: str) -> str:
+        """An example with this platform in place of the one it names."""
+        for written, meant in (
+            ("http://127.0.0.1:8700", self.url),
+            ("ws://127.0.0.1:8700", self.url.replace("http", "ws")),
+            ("http://127.0.0.1:8701", self.sandbox_url),
+            ("tidewire-demo/data", str(self.data)),
+            ("tidewire-demo/replayed", str(self.replayed)),
+            (".venv/bin/tidewire", f"{sys.executable} -m tidewire"),
+        ):
+            text = text.replace(written, meant)
+        return text
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For processes that run examples: loopback is never asked through a proxy."""
+        return {**os.environ, **NO_PROXY, "TERM": "dumb"}
 
 
 def text_of(name: str) -> str:

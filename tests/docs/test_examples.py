@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from docs.conftest import Running
-from docs.kit import ROOT, Block, blocks, commands
+from docs.kit import ROOT, Block, Running, blocks, commands
 from tidewire.collect import AppRegistry
 from tidewire.runtime import cli
 from tidewire.runtime.config import load

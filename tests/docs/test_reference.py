@@ -14,8 +14,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from docs.conftest import Running
-from docs.kit import PAGES, ROOT, SOURCE, Block, blocks, cells, prose, text_of
+from docs.kit import PAGES, ROOT, SOURCE, Block, Running, blocks, cells, prose, text_of
 from tidewire.collect import SourceConfig
 from tidewire.errors import TidewireError
 from tidewire.journal import JournalConfig, segment

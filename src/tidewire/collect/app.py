@@ -57,6 +57,7 @@ class _State:
     collectors: dict[str, Collector] = field(default_factory=dict[str, Collector])
     subscriptions: list[Subscription] = field(default_factory=list[Subscription])
     running: bool = False
+    problem: str = ""
 
 
 class App(ABC):
@@ -92,8 +93,9 @@ class App(ABC):
         for collector in self.list():
             await collector.initialize()
 
-    async def forget(self) -> None:
-        """Drop all collectors, so that `initialize` can be tried again after it failed."""
+    async def forget(self, problem: str) -> None:
+        """Drop all collectors, so that `initialize` can be tried again after it failed; ``problem`` says why."""
+        self._state.problem = problem
         await self._stop_collectors()
         self._state.collectors.clear()
 
@@ -104,7 +106,7 @@ class App(ABC):
                 await collector.start()
             except Exception as error:
                 collector.report(error, "start")
-        self._state.running = True
+        self._state.running, self._state.problem = True, ""
         _up.labels(self.name).set(1)
         self.tell(f"app.{self.name}.started", {"collectors": [collector.name for collector in self.list()]})
 
@@ -169,7 +171,7 @@ class App(ABC):
     def health(self) -> Health:
         """How the source is, from its collectors; an App adds what only it knows."""
         if not self._state.running:
-            return Health("stopped")
+            return Health("down", (self._state.problem,)) if self._state.problem else Health("stopped")
         statuses = [collector.status for collector in self.list()]
         problems = tuple(f"{status.name}: {status.last_error}" for status in statuses if status.last_error)
         if problems and len(problems) == len(statuses):

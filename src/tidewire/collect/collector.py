@@ -93,7 +93,12 @@ class Collector:
         if name in self._timers:
             raise InputError(f"collector {self.name!r} has a timer {name!r} already; remove it first.")
         context = self.app.context
-        timer = Timer(name, schedule, action, context.clock, context.rng, on_error=self._timer_failed, **options)
+
+        async def run() -> None:
+            with telemetry.bound(source=self.app.name, collector=self.name, trace_id=context.rng.token()):
+                await action()
+
+        timer = Timer(name, schedule, run, context.clock, context.rng, on_error=self._timer_failed, **options)
         self._timers[name] = timer
         if self._running:
             timer.start()

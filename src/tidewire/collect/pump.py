@@ -69,7 +69,9 @@ class Pump:
             if last is not None:
                 await asyncio.wait((frames, quiet), return_when=asyncio.FIRST_COMPLETED)
                 if not frames.done():
-                    await self._publish(self._assembler.marks(last, self._journal.horizon()))
+                    # Frames that are appended and not accepted yet may be stamped before the horizon.
+                    until_ns = self._journal.horizon() if self._journal.head == self.position else 0
+                    await self._publish(self._assembler.marks(last, until_ns))
             quiet.cancel()
             await frames
         finally:

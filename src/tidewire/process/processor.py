@@ -138,6 +138,7 @@ class ProcessStage:
         batch = self._processor.process(event.batch)
         now = self._clock.wall_ns()
         if batch.rejected is not None and batch.rejected.height:
-            _log.warning("rows quarantined", type=batch.type.name, rows=batch.rejected.height)
+            trace = event.trace_id
+            _log.warning("rows quarantined", type=batch.type.name, rows=batch.rejected.height, trace_id=trace)
             self._bus.offer(data_event("quarantined", batch, now))
         await self._bus.publish(data_event("processed", batch, now))

@@ -141,13 +141,12 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     """Read a configuration and say what is wrong with it, without touching the network."""
     from tidewire.collect import AppRegistry
     from tidewire.runtime.config import load
-    from tidewire.runtime.platform import make_store
+    from tidewire.runtime.platform import chosen_apps, make_store
 
     loaded = load(config)
     registry = AppRegistry()
     registry.discover(loaded.plugins)
-    for source in loaded.sources:
-        registry.get(source.source.name).check(source)
+    chosen_apps(loaded, registry)
     make_store(loaded.config, loaded.data_dir)
     loaded.config.journal_config()
     names = [source.source.name for source in loaded.sources]

@@ -109,8 +109,11 @@ class Config(Section, frozen=True):
 class Loaded:
     """A configuration with its sources, and where it came from."""
 
-    def __init__(self, config: Config, sources: list[SourceConfig], base: Path, origin: str) -> None:
+    def __init__(
+        self, config: Config, sources: list[SourceConfig], base: Path, origin: str, origins: Sequence[str] = ()
+    ) -> None:
         self.config = config
+        self.origins = list(origins) or [origin] * len(sources)
         self.sources = sources
         self.base = base
         self.origin = origin
@@ -143,7 +146,11 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: sources: {name!r} is listed {names.count(name)} times; list it once.")
-    return Loaded(config, sources, path.parent, str(path))
+    origins = [
+        str(path.parent / entry) if isinstance(entry, str) else f"{path}: sources[{place}]"
+        for place, entry in enumerate(config.sources)
+    ]
+    return Loaded(config, sources, path.parent, str(path), origins)
 
 
 def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> SourceConfig:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidewire import telemetry
 from tidewire.bus import Full, MemoryBus
-from tidewire.collect import App, AppRegistry, Context, Parser
+from tidewire.collect import App, AppRegistry, Context, Parser, SourceConfig
 from tidewire.collect.config import seconds
 from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
 from tidewire.journal import Journal
@@ -72,9 +72,7 @@ class Tidewire:
     async def _start(self) -> None:
         config, data = self.config, self.loaded.data_dir
         self.registry.discover(self.loaded.plugins)
-        chosen = [(source, self.registry.get(source.source.name)) for source in self.loaded.sources]
-        for source, app in chosen:
-            app.check(source)
+        chosen = chosen_apps(self.loaded, self.registry)
         data.mkdir(parents=True, exist_ok=True)
         self.journal = await Journal.open(data / "journal", self.clock, config.journal_config())
         self._started.append("journal")
@@ -144,9 +142,10 @@ class Tidewire:
             except ConfigError:
                 raise
             except Exception as error:
+                problem = f"cannot start: {error}"
                 _log.error("source cannot start; trying again", source=app.name, error=str(error), wait_s=wait_s)
                 app.tell(f"collector.{app.name}.error", {"what": "initialize", "error": str(error)})
-            await app.forget()
+            await app.forget(problem)
             await self.clock.sleep(self.rng.uniform(wait_s / 2, wait_s))
             wait_s = min(2 * wait_s, RETRY_S_MAX)
         await app.start()
@@ -226,6 +225,19 @@ class Tidewire:
     async def audit(self) -> dict[str, Any]:
         """The books, added up now."""
         return (await audit(self.store, self.journal.accepted, self.journal.uuid)).as_dict()
+
+
+def chosen_apps(loaded: Loaded, registry: AppRegistry) -> list[tuple[SourceConfig, type[App]]]:
+    """The configured sources and their Apps, checked; `ConfigError` with the file it is about."""
+    chosen: list[tuple[SourceConfig, type[App]]] = []
+    for source, where in zip(loaded.sources, loaded.origins, strict=True):
+        try:
+            app = registry.get(source.source.name)
+            app.check(source)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        chosen.append((source, app))
+    return chosen
 
 
 def make_store(config: Config, data: Path) -> Store:

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from tidewire import telemetry
 from tidewire.errors import StoreError
@@ -97,6 +98,7 @@ class Progress:
         table.add_row("duplicates", f"{facts['duplicates']:,}", "repeats, stored once")
         table.add_row("gaps", f"{facts['gaps']:,}", "holes found in what came")
         parts: list[Any] = [Panel(table, title="Tidewire", subtitle=self._sources(), border_style="cyan")]
+        parts += [Text(problem, style="red") for app in self._platform.apps for problem in app.health().problems]
         prices = self._prices()
         if prices is not None:
             parts.append(prices)

@@ -128,7 +128,9 @@ class KlineCollector(BinanceCollector):
         def __post_init__(self) -> None:
             for interval in self.intervals:
                 if interval not in INTERVALS:
-                    raise ConfigError(f"interval {interval!r}.{nearest(interval, INTERVALS)} Valid: {list(INTERVALS)}.")
+                    raise ConfigError(
+                        f"interval {interval!r}.{nearest(interval, INTERVALS)} Valid: {', '.join(INTERVALS)}."
+                    )
             if not 0 <= self.history <= 1_000:
                 raise ConfigError(f"history {self.history}: write 0 to 1000 bars.")
 
@@ -177,6 +179,10 @@ class TickerCollector(BinanceCollector):
         enabled: bool = True
         symbols: tuple[str, ...] = ()
         update_interval: str = "5s"
+
+        def __post_init__(self) -> None:
+            if seconds(self.update_interval, "update_interval") < 1:
+                raise ConfigError(f"update_interval {self.update_interval!r}: write 1s or more; all tickers weigh 80.")
 
     kind = "ticker"
 
