@@ -52,7 +52,7 @@ sources:
       trade: {symbols: [BTCUSDT, ETHUSDT, SOLUSDT]}
       quote: {symbols: [BTCUSDT, ETHUSDT, SOLUSDT]}
       kline: {symbols: [BTCUSDT, ETHUSDT, SOLUSDT], intervals: [1s, 1m], history: 60}
-      ticker: {update_interval: 500ms}
+      ticker: {update_interval: 1s}
 """
 
 

@@ -22,7 +22,7 @@ from tidewire.sandbox.config import SandboxConfig
 from tidewire.sandbox.server import Sandbox
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
-START_S = 30.0
+START_S = 60.0
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ async def running(configuration: Loaded, rng: Rng | None = None) -> AsyncGenerat
 
 
 async def idle(platform: Tidewire) -> None:
-    """Return when everything accepted is stored."""
+    """Return when everything accepted is stored; nothing may be coming in any more."""
     await platform.journal.drain()
     await until(lambda: platform.pipe.in_flight() == 0, "in flight 0")
 

@@ -100,6 +100,7 @@ async def test_silence_ends_the_connection_and_leaves_a_gap(tmp_path: Path, impa
             sandbox.faults = Faults()
             head = platform.journal.head
             await until(lambda: platform.journal.head > head + 100, "frames after the silence")
+            await platform.apps[0].stop()
             await idle(platform)
             balanced((await client.get("/v1/audit"))["data"])
             shown = (await client.get("/v1/gaps", type="quote"))["data"]
@@ -151,6 +152,7 @@ async def test_a_rest_side_that_fails_and_crawls_is_tried_again(tmp_path: Path) 
         configuration = loaded(tmp_path, [binance(sandbox.url, ["BTCUSDT"])])
         async with running(configuration, Eager()) as platform:
             await until(lambda: platform.journal.head > 100, "frames")
+            await platform.apps[0].stop()
             await idle(platform)
     finally:
         await sandbox.stop()

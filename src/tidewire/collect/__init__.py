@@ -5,9 +5,9 @@ The names here are the plugin interface: a source needs nothing else but `tidewi
 
 from tidewire.collect.app import App, Context, Health
 from tidewire.collect.assemble import Assembler
-from tidewire.collect.budget import Limits
+from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.collector import Collector, CollectorStatus
-from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo
+from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo, read, seconds
 from tidewire.collect.control import Carried
 from tidewire.collect.feed import Feed
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
@@ -24,6 +24,7 @@ __all__ = [
     "App",
     "AppRegistry",
     "Assembler",
+    "Budgets",
     "Carried",
     "Collector",
     "CollectorStatus",
@@ -56,5 +57,7 @@ __all__ = [
     "WsConfig",
     "WsState",
     "parse_duration",
+    "read",
+    "seconds",
     "unreadable",
 ]

@@ -23,7 +23,7 @@ from tidewire.records.event import notice
 from tidewire.records.instrument import InstrumentBook
 
 _log = telemetry.log("collect")
-_up = telemetry.gauge("source_up", "Whether a source runs and is healthy", ("source",))
+_up = telemetry.gauge("source_up", "Whether a source was started and not stopped", ("source",))
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class App(ABC):
     def make_parser(cls, config: SourceConfig, instruments: InstrumentBook) -> Parser:
         """What turns this source's frames into rows, live and in replay; it must not need the App to run.
 
+        It must not depend on ``config`` either: a replay may have no source file, and the rows must be the same.
         ``instruments`` holds what earlier runs stored; everything newer comes as frames.
         """
 

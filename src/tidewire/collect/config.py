@@ -33,7 +33,7 @@ class RateLimit(Section, frozen=True):
 
 
 class Api(Section, frozen=True):
-    """Where the source is and how it is reached. ``key`` and ``secret`` come from the environment, never from here."""
+    """Where the source is and how it is reached. Write ``key`` and ``secret`` as ``${VARIABLE}``, not into the file."""
 
     base_url: str = ""
     ws_url: str = ""

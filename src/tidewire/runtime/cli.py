@@ -163,7 +163,7 @@ def sources(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = F
 
     reading = _reading(config, data)
     registry = AppRegistry()
-    registry.discover(Path("plugins"))
+    registry.discover(_loaded(config).plugins)
     status = {entry["name"]: entry for entry in run(reading.sources())}
     found = [
         {

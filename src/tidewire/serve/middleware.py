@@ -96,7 +96,7 @@ class Around:
             if name not in self._hosts:
                 return (
                     f"{what}: {name!r} is not a name of this server. Valid: {', '.join(sorted(self._hosts))}. "
-                    "Ask under one of these, or add the name to serve.hosts."
+                    "Ask under one of these."
                 )
         return ""
 

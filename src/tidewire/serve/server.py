@@ -152,7 +152,7 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         found.close()
         raise ConfigError(
-            f"serve: cannot listen on {host}:{port}: {error}. Choose another serve.port, or end what uses this one."
+            f"listen: cannot listen on {host}:{port}: {error}. Choose another listen.port, or end what uses this one."
         ) from error
     return found
 
@@ -166,6 +166,6 @@ def _check_loopback(host: str) -> None:
         inside = False
     if not inside:
         raise ConfigError(
-            f"serve.host: {host!r} is not a loopback address, and without keys and TLS the API must not be reachable "
+            f"listen.host: {host!r} is not a loopback address, and without keys and TLS the API must not be reachable "
             "from elsewhere. Valid: 127.0.0.1, ::1, localhost."
         )

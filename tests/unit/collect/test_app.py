@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.collect.kit import Noting, place, toy, until
 
 from tidewire import telemetry
 from tidewire.bus import Full
 from tidewire.errors import InputError, NotFound
 from tidewire.records.clock import ManualClock, SystemClock, UpstreamClock
 from tidewire.records.event import Event, notice
+from unit.collect.kit import Noting, place, toy, until
 
 
 async def test_collectors_by_name(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def quiet() -> Iterator[None]:
 
 
 class Toy:
-    """A payload is JSON: a list of rows ``[type, name, number, price]``, "chatter", or "boom" where the parser has a bug."""
+    """A payload is JSON, a list of rows ``[type, name, number, price]``; or "chatter"; or "boom": it raises."""
 
     def parse(self, frames: Sequence[Frame]) -> Outcome:
         outcome = Outcome()

@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from unit.collect.kit import Noting, place, toy, until
 
 from tidewire import telemetry
 from tidewire.collect import Collector, Every, Reply
 from tidewire.errors import InputError, JournalError, NotFound, TransientError
 from tidewire.journal import JournalConfig, Kind
 from tidewire.records.clock import ManualClock
+from unit.collect.kit import Noting, place, toy, until
 
 NS = 1_767_600_000_000_000_000
 
@@ -38,7 +38,7 @@ async def test_timers_run_while_the_collector_does(tmp_path: Path) -> None:
         collector = Collector("one", toy(here))
         runs: list[str] = []
 
-        def action(name: str):  # noqa: ANN202
+        def action(name: str):
             async def run() -> None:
                 runs.append(name)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from unit.collect.kit import Place, place, until
 
 from tidewire.collect import Carried, Feed, WsClient, WsConfig
 from tidewire.collect.control import Resumed
 from tidewire.journal import Frame, JournalConfig, Kind
 from tidewire.sandbox.config import SandboxConfig
 from tidewire.sandbox.server import Sandbox
+from unit.collect.kit import Place, place, until
 
 QUICK = WsConfig(backoff_s=0.001, backoff_s_max=0.01)
 CARRIED = (Carried("quote", "BTC-USDT.BINANCE"), Carried("ticker", "BTC-USDT.BINANCE"))

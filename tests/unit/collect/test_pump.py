@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from unit.collect.kit import Place, place, until
 
 from tidewire.collect import Assembler, Outcome, Parsed, Pump, PumpConfig
 from tidewire.errors import JournalError
@@ -18,6 +17,7 @@ from tidewire.records.clock import Clock, ManualClock, SystemClock
 from tidewire.records.event import Event
 from tidewire.records.market import Trade
 from tidewire.records.record import types
+from unit.collect.kit import Place, place, until
 
 ORIGIN = Origin("toy", "stream", "ws#1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -72,7 +73,7 @@ def cuts(draw: st.DrawFn, height: int) -> list[tuple[int, int]]:
     """A way to cut so many rows into batches."""
     inner = draw(st.lists(st.integers(1, max(1, height - 1)), max_size=8, unique=True))
     edges = sorted({0, height, *(place for place in inner if place < height)})
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def by_fate(fates: Mapping[Fate, int]) -> Counter[str]:

@@ -10,7 +10,6 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
-from unit.process.kit import BTC, ETH, SECOND_US, bar, batch, by_fate, cuts, joined, rows, trade
 
 from tidewire.bus import MemoryBus
 from tidewire.process import Processor
@@ -21,6 +20,7 @@ from tidewire.records.event import Event, data_event
 from tidewire.records.market import Instrument, Kline, Ticker, Trade
 from tidewire.records.ops import Gap, Quarantined
 from tidewire.records.record import RecordType
+from unit.process.kit import BTC, ETH, SECOND_US, bar, batch, by_fate, cuts, joined, rows, trade
 
 
 def process(kind: RecordType, table: pl.DataFrame, pieces: list[tuple[int, int]]) -> list[Batch]:

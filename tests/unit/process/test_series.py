@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.process.kit import BTC, ETH, SECOND_US, START_US, bar, cuts, rows, trade
 
 from tidewire.process.series import MAX_OPEN_HOLES, Hole, SeriesWatch, describe, hole_of
 from tidewire.records.batch import gaps
 from tidewire.records.market import Instrument, Kline, Quote, Trade
 from tidewire.records.ops import Gap
 from tidewire.records.record import RecordType
+from unit.process.kit import BTC, ETH, SECOND_US, START_US, bar, cuts, rows, trade
 
 MINUTE_US = 60 * SECOND_US
 Place = tuple[int, int]
@@ -51,10 +51,7 @@ class Naive:
             return
         series = tuple(row[name] for name in self.kind.series)
         order = row[self.kind.order]
-        if isinstance(order, int):
-            number = order
-        else:
-            number = round(order.timestamp() * 1_000_000)
+        number = order if isinstance(order, int) else round(order.timestamp() * 1_000_000)
         mark = self.marks.setdefault(series, number)
         missing = self.missing.setdefault(series, {})
         if number > mark:

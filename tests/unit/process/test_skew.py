@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.process.kit import SECOND_US, START_US, cuts
 
 from tidewire.process import skew as skew_module
 from tidewire.process.skew import (
@@ -19,6 +18,7 @@ from tidewire.process.skew import (
     WINDOW_FRAMES,
     SkewWatch,
 )
+from unit.process.kit import SECOND_US, START_US, cuts
 
 DAY_US = 86_400 * SECOND_US
 Row = tuple[int, int | None, str]

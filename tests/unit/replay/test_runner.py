@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from polars.testing import assert_frame_equal
-from unit.runtime.kit import Stepping, fill, messages, opened, tables
 
 from tidewire.journal import Journal, JournalReader
 from tidewire.records.record import types
@@ -18,9 +17,10 @@ from tidewire.sources.binance import BinanceParser
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.watch.audit import audit
+from unit.runtime.kit import Stepping, fill, messages, opened, tables
 
 
-async def result(source: Journal | JournalReader, lanes: int = 1, cut: Callable[[], int] | None = None):  # noqa: ANN201
+async def result(source: Journal | JournalReader, lanes: int = 1, cut: Callable[[], int] | None = None):
     store = DuckDBStore(":memory:", StoreConfig())
     await store.open()
     run = Replay(source, {"binance": BinanceParser()}, lanes=lanes, cut=cut)

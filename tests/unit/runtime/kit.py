@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from unit.sources.binance.samples import KLINE, QUOTE, REST, START_NS, TRADE, WS, changed
 
 from tidewire.bus import MemoryBus
 from tidewire.collect import Parser, PumpConfig, control
@@ -28,6 +27,7 @@ from tidewire.sources.binance import BinanceParser
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.store.protocol import Query, Store, Written
+from unit.sources.binance.samples import KLINE, QUOTE, REST, START_NS, TRADE, WS, changed
 
 INFO = (
     b'{"symbols":[{"symbol":"BTCUSDT","status":"TRADING","baseAsset":"BTC","quoteAsset":"USDT","filters":[]},'
@@ -168,9 +168,9 @@ class Run:
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[tuple[Journal, DuckDBStore]]:
+async def opened(directory: Path, **config: Any) -> AsyncIterator[tuple[Journal, DuckDBStore]]:
     directory.mkdir(exist_ok=True)
-    journal = await Journal.open(directory / "journal", SystemClock(), JournalConfig(commit_ms=0))
+    journal = await Journal.open(directory / "journal", SystemClock(), JournalConfig(commit_ms=0, **config))
     store = DuckDBStore(str(directory / "tidewire.duckdb"), StoreConfig())
     await store.open()
     try:

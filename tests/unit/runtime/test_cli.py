@@ -9,10 +9,10 @@ from pathlib import Path
 import aiohttp
 import duckdb
 import pytest
-from unit.runtime.commands import ended, line, started, tidewire
-from unit.runtime.kit import Run, fill, messages, opened
 
 from tidewire import __version__
+from unit.runtime.commands import ended, in_process, line, started, tidewire
+from unit.runtime.kit import Run, fill, messages, opened
 
 CONFIG = """
 data_dir: data
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
 
     async def make() -> None:
-        async with opened(folder / "data") as (journal, store):
+        async with opened(folder / "data", segment_bytes=30_000) as (journal, store):
             run = Run(journal, store)
             await run.start()
             await fill(journal, messages(300), run.now)
@@ -59,17 +59,18 @@ def test_version_and_help() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["upp"], ["check", "--jsn"], ["query"]])
-def test_wrong_usage(arguments: list[str]) -> None:
-    done = tidewire(*arguments)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = in_process(capsys, *arguments)
     assert done.code == 2
     assert "Usage" in done.err
 
 
-def test_check(made: Path) -> None:
-    done = tidewire("check", cwd=made)
+def test_check(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    done = in_process(capsys, "check")
     assert done.code == 0
     assert "good. Sources: binance." in done.out
-    done = tidewire("check", made / "tidewire.yaml", "--json")
+    done = in_process(capsys, "check", made / "tidewire.yaml", "--json")
     assert (done.code, done.json()["sources"], done.json()["data_dir"]) == (0, ["binance"], str(made / "data"))
 
 
@@ -83,18 +84,37 @@ def test_check(made: Path) -> None:
         ("data_dir: data", "store: {type: duckbd}", ["store.type: no store 'duckbd'. Did you mean 'duckdb'?"]),
     ],
 )
-def test_a_typo_in_the_configuration(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
+def test_a_typo_in_the_configuration(
+    tmp_path: Path,
+    old: str,
+    new: str,
+    parts: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tidewire.yaml").write_text(CONFIG.replace(old, new))
-    done = tidewire("check", cwd=tmp_path)
+    done = in_process(capsys, "check")
     assert done.code == 2
     for part in parts:
         assert part in done.err
     assert "Traceback" not in done.err
 
 
-def test_a_configuration_that_is_missing(tmp_path: Path) -> None:
+def test_what_a_stranger_sees_of_a_typo(tmp_path: Path) -> None:
+    (tmp_path / "tidewire.yaml").write_text(CONFIG.replace("listen:", "lisen:"))
+    done = tidewire("up", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "tidewire.yaml.lisen: no such key. Did you mean 'listen'?" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_configuration_that_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for command in ("check", "up"):
-        done = tidewire(command, "nowhere.yaml", cwd=tmp_path)
+        done = in_process(capsys, command, "nowhere.yaml")
         assert (done.code, "nowhere.yaml: no such file" in done.err) == (2, True)
 
 
@@ -114,7 +134,7 @@ def test_query(made: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["query", "trades"], 1, "Did you mean 'trade'?"),
+        (["query", "traed"], 1, "Did you mean 'trade'?"),
         (["query", "trade", "--where", "side"], 2, "write name=value"),
         (["query", "trade", "--where", "sied=buy"], 2, "'side'"),
         (["query", "trade", "--start", "yesterdayish"], 2, "yesterdayish"),
@@ -122,8 +142,16 @@ def test_query(made: Path) -> None:
         (["journal", "ls", "--data", "nowhere"], 1, "nowhere"),
     ],
 )
-def test_questions_that_cannot_be_answered(made: Path, arguments: list[str], code: int, part: str) -> None:
-    done = tidewire(*arguments, cwd=made)
+def test_questions_that_cannot_be_answered(
+    made: Path,
+    arguments: list[str],
+    code: int,
+    part: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(made)
+    done = in_process(capsys, *arguments)
     assert (done.code, done.out) == (code, "")
     assert part in done.err
     assert "Traceback" not in done.err
@@ -143,19 +171,20 @@ def test_audit(own: Path) -> None:
     assert "difference 1, in flight 0 frames" in done.out
 
 
-def test_journal(own: Path) -> None:
-    done = tidewire("journal", "ls", "--json", cwd=own)
+def test_journal(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    done = in_process(capsys, "journal", "ls", "--json")
     assert done.code == 0
     assert done.json()["accepted"] == 300
-    (segment,) = done.json()["segments"]
-    assert (segment["first"], segment["last"]) == (1, 300)
-    done = tidewire("journal", "verify", "--json", cwd=own)
+    segment, *_, last = done.json()["segments"]
+    assert (segment["first"], last["last"]) == (1, 300)
+    done = in_process(capsys, "journal", "verify", "--json")
     assert (done.code, done.json()["frames"], done.json()["findings"]) == (0, 300, [])
     path = own / "data" / "journal" / segment["file"]
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 0xFF
     path.write_bytes(damaged)
-    done = tidewire("journal", "verify", "--json", cwd=own)
+    done = in_process(capsys, "journal", "verify", "--json")
     assert done.code == 3
     assert done.json()["findings"]
 
@@ -168,15 +197,18 @@ def test_sources(made: Path) -> None:
     assert "Binance spot" in binance["about"]
 
 
-def test_replay(made: Path, tmp_path: Path) -> None:
-    done = tidewire("replay", "--into", tmp_path / "again", "--json", cwd=made)
+def test_replay(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    done = in_process(capsys, "replay", "--into", tmp_path / "again", "--json")
     assert done.code == 0
     told = done.json()
     assert (told["frames"], told["difference"]) == (300, 0)
-    first = tidewire("query", "trade", "--limit", "1000", "--json", cwd=made)
-    again = tidewire("query", "trade", "--limit", "1000", "--json", "--data", tmp_path / "again")
+    first = in_process(capsys, "query", "trade", "--limit", "1000", "--json")
+    again = in_process(capsys, "query", "trade", "--limit", "1000", "--json", "--data", tmp_path / "again")
     assert again.json() == first.json()
-    done = tidewire("replay", "--into", tmp_path / "again", cwd=made)
+    done = in_process(capsys, "replay", "--into", tmp_path / "again")
     assert (done.code, "holds a store that is not empty" in done.err) == (2, True)
 
 
@@ -198,7 +230,7 @@ async def test_sandbox() -> None:
         (["--recording", "nowhere.gz"], "no such file"),
     ],
 )
-def test_a_sandbox_that_cannot_be(arguments: list[str], part: str) -> None:
-    done = tidewire("sandbox", *arguments)
+def test_a_sandbox_that_cannot_be(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = in_process(capsys, "sandbox", *arguments)
     assert done.code == 2
     assert part in done.err

@@ -13,7 +13,10 @@ from tidewire.runtime.config import load
 
 SOURCE = """
 source: {type: market, name: binance, display_name: 币安}
-api: {base_url: "https://api.binance.com", key: "${BINANCE_API_KEY:-}", rate_limit: {requests_per_second: 20, burst: 50}}
+api:
+  base_url: "https://api.binance.com"
+  key: "${BINANCE_API_KEY:-}"
+  rate_limit: {requests_per_second: 20, burst: 50}
 collectors:
   kline: {enabled: true, symbols: [BTCUSDT, ETHUSDT], intervals: [1m, 5m, 1h]}
   ticker: {enabled: true, update_interval: "5s"}

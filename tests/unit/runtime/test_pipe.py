@@ -8,8 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from unit.runtime.kit import Run, Stepping, fill, messages, opened, tables, trade
-from unit.sources.binance.samples import WS
 
 from tidewire.errors import JournalError
 from tidewire.journal import Journal, Kind
@@ -22,6 +20,8 @@ from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.store.protocol import Query
 from tidewire.watch.audit import audit
+from unit.runtime.kit import Run, Stepping, fill, messages, opened, tables, trade
+from unit.sources.binance.samples import WS
 
 Rows = dict[str, pl.DataFrame]
 

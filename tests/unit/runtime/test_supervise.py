@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from unit.collect.kit import until
-from unit.runtime.commands import ended, line, started, tidewire
 
 from tidewire.journal import JournalReader
 from tidewire.runtime.supervise import RUN_FILE, Running, found_running
 from tidewire.sandbox.config import SandboxConfig
 from tidewire.sandbox.server import Sandbox
+from unit.collect.kit import until
+from unit.runtime.commands import ended, line, started, tidewire
 
 CONFIG = """
 data_dir: data
@@ -38,7 +38,7 @@ async def up(folder: Path, store_ms: int) -> AsyncIterator[tuple[asyncio.subproc
     try:
         async with started("up", "--quiet", cwd=folder) as process:
             await line(process, "serving http")
-            await until(lambda: sum(sandbox.status()["sent"].values()) > 100, "messages")
+            await until(lambda: sum(sandbox.status()["sent"].values()) > 200, "messages")
             yield process, sandbox
     finally:
         await sandbox.stop()

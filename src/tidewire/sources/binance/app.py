@@ -10,6 +10,7 @@ import msgspec
 
 from tidewire.collect import (
     App,
+    Budgets,
     Context,
     Feed,
     Health,
@@ -21,9 +22,8 @@ from tidewire.collect import (
     SourceConfig,
     WsClient,
     WsConfig,
+    read,
 )
-from tidewire.collect.budget import Budgets
-from tidewire.collect.config import read
 from tidewire.errors import ConfigError, InstrumentError, nearest
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook

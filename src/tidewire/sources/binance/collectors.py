@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from tidewire.collect import Carried, Collector, Cron, Every, Section
-from tidewire.collect.config import seconds
+from tidewire.collect import Carried, Collector, Cron, Every, Section, seconds
 from tidewire.errors import ConfigError, nearest
 from tidewire.records.market import INTERVALS
 
@@ -57,6 +56,9 @@ class InstrumentCollector(BinanceCollector):
 
         enabled: bool = True
         refresh: str = "5 0 * * *"
+
+        def __post_init__(self) -> None:
+            Cron(self.refresh)  # says what is wrong with it
 
     kind = "instrument"
 

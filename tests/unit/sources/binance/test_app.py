@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from unit.collect.kit import Place, place, until
 
 from tidewire.collect import SourceConfig
 from tidewire.collect.config import read
@@ -18,6 +17,7 @@ from tidewire.journal import Kind
 from tidewire.sandbox.config import FailRest, Faults, SandboxConfig
 from tidewire.sandbox.server import Sandbox
 from tidewire.sources.binance import BinanceApp
+from unit.collect.kit import Place, place, until
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 

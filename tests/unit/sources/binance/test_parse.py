@@ -11,6 +11,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tidewire.collect import Outcome
+from tidewire.records.exact import build
+from tidewire.records.instrument import uid
+from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
+from tidewire.records.record import RecordType
+from tidewire.sources.binance import BinanceParser
 from unit.sources.binance.samples import (
     EXCHANGE_INFO,
     KLINE,
@@ -28,13 +35,6 @@ from unit.sources.binance.samples import (
     frame,
     frames,
 )
-
-from tidewire.collect import Outcome
-from tidewire.records.exact import build
-from tidewire.records.instrument import uid
-from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
-from tidewire.records.record import RecordType
-from tidewire.sources.binance import BinanceParser
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
@@ -162,7 +162,7 @@ def test_ticker() -> None:
 
 
 def test_zero_prices_of_a_ticker_are_null() -> None:
-    zeros = {name: "0.00000000" for name in "cohlba"}
+    zeros = dict.fromkeys("cohlba", "0.00000000")
     (row,) = parse(changed(TICKER, **zeros, v="0.00000000"))
     shows(row, last=None, open=None, high=None, low=None, bid_price=None, ask_price=None, volume=Decimal(0))
 
