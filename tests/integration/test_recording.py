@@ -141,7 +141,6 @@ def test_the_last_trade_is_in_a_plain_read(recorded: Recorded) -> None:
     assert recorded.answers["shown"]["trade"]
 
 
-@pytest.mark.xfail(strict=True, reason="the mark that says a stream at rest is complete does not pass the bus")
 def test_the_very_last_frame_is_in_a_plain_read(recorded: Recorded) -> None:
     assert recorded.answers["shown"]["quote"]
 

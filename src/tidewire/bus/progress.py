@@ -34,6 +34,8 @@ class Progress:
     def take(self, event: Event) -> Event | Hole | None:
         """The event if it continues its stream, None if it is a repeat, else the hole it leaves.
 
+        A batch of no frames, ``(last, last]``, continues a stream that is at ``last``, as often as it comes.
+
         A batch that begins before what was delivered and ends after it is a hole as well: its first rows are known,
         and cutting rows is the owner's matter.
         """
@@ -41,6 +43,8 @@ class Progress:
         stream, lineage = batch.stream, batch.lineage
         line = self._line(stream)
         prev, last = lineage.prev, lineage.last
+        if prev == last == line.reached:
+            return event  # no frames, but a later time up to which the stream is complete; there is nothing to finish
         if last <= line.reached:
             return None
         if prev != line.reached:

@@ -114,10 +114,14 @@ async def test_forgetting_lets_initialize_be_tried_again(tmp_path: Path) -> None
         app.register(Noting("one", app, fails="initialize"))
         with pytest.raises(RuntimeError):
             await app.initialize()
-        await app.forget()
+        await app.forget("initialize: cannot initialize")
         assert app.list() == []
+        assert (app.health().state, app.health().problems) == ("down", ("initialize: cannot initialize",))
         app.register(Noting("one", app))
         await app.initialize()
+        await app.start()
+        assert app.health().problems == ()
+        await app.stop()
 
 
 async def test_handlers_hear_until_the_app_stops(tmp_path: Path) -> None:

@@ -230,3 +230,13 @@ async def test_the_stage_publishes_what_came_of_a_batch() -> None:
     assert subjects == ["data.ticker.processed", "data.trade.quarantined", "data.trade.processed"]
     assert heard[-1].batch.rows.height == 1
     assert heard[-1].trace_id == "trace"
+
+
+def test_rows_that_failed_before_a_restart_are_not_remembered() -> None:
+    table = rows(Trade.type, [trade(1, event_time=5), trade(1, event_time=5, price="0"), trade(1, event_time=5)])
+    late = Processor()
+    late.warm(batch(Trade.type, table, 0, 3), 2)
+    late.watch(Trade.type).seed(
+        table[:1].select("source", "instrument", pl.col("sequence").alias("order"), "event_time")
+    )
+    assert by_fate(late.process(batch(Trade.type, table[2:], 2, 3)).fates) == {"received": 1, "duplicate": 1}

@@ -9,12 +9,15 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from tidewire.collect import Assembler
 from tidewire.errors import JournalError
 from tidewire.journal import Journal, Kind
-from tidewire.records.market import Trade
+from tidewire.records.instrument import InstrumentBook
+from tidewire.records.market import Instrument, Trade
 from tidewire.records.record import types
 from tidewire.replay import Replay
 from tidewire.runtime.pipe import EVERYTHING
+from tidewire.runtime.platform import load_instruments
 from tidewire.sources.binance import BinanceParser
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
@@ -136,16 +139,17 @@ async def test_a_hole_half_filled_before_a_restart_is_closed_after_it(tmp_path: 
 
 
 async def test_instruments_stored_in_the_last_moment_are_known_after_a_restart(tmp_path: Path) -> None:
-    now = Stepping()
+    """The watermark lies before the newest frame; a parser that begins again must know that frame's instruments too."""
     async with opened(tmp_path) as (journal, store):
-        run = Run(journal, store, stepping=now)
-        await run.start()
-        await fill(journal, messages(1), now)
-        await run.drained()
-        await run.stop()
-        # Accepted, but not parsed before the process ends.
+        await fill(journal, messages(1), Stepping())
+        await store.write(Assembler(journal.uuid, {"binance": BinanceParser()}).step(journal.read(0)))
+        assert (await store.read(Query(Instrument.type))).rows.is_empty()
+        book = InstrumentBook()
+        await load_instruments(book, store)
+        assert book.natives("BINANCE") == {"BTCUSDT": "BTC-USDT.BINANCE", "NKNUSDT": "NKN-USDT.BINANCE"}
+        # Accepted, but not parsed before the process ended.
+        now = Stepping()
         await fill(journal, [(trade(5), WS, Kind.DATA)], now)
-    async with opened(tmp_path) as (journal, store):
         run = Run(journal, store, stepping=now)
         await run.start()
         found = await converged(run)

@@ -66,7 +66,7 @@ async def test_everything_configured_is_collected(tmp_path: Path) -> None:
         trade={"symbols": ["BTC/USDT", "ethusdt"]},
         quote={"symbols": ["BTC-USDT.BINANCE"]},
         kline={"symbols": ["BTCUSDT"], "intervals": ["1m", "5m"], "history": 10},
-        ticker={"update_interval": "500ms", "symbols": ["ETHUSDT"]},
+        ticker={"update_interval": "1s", "symbols": ["ETHUSDT"]},
     ) as (here, app, _):
         assert [collector.name for collector in app.list()] == ["instrument", "trade", "quote", "kline", "ticker"]
         wanted = {"btcusdt@trade", "ethusdt@trade", "btcusdt@bookTicker", "btcusdt@kline_1m", "btcusdt@kline_5m"}
@@ -108,7 +108,7 @@ async def test_a_collector_that_is_switched_off(tmp_path: Path) -> None:
 
 
 async def test_an_upstream_that_fails_is_an_error_of_its_collector(tmp_path: Path) -> None:
-    collectors = {"trade": {"symbols": ["BTCUSDT"]}, "ticker": {"update_interval": "100ms"}}
+    collectors = {"trade": {"symbols": ["BTCUSDT"]}, "ticker": {"update_interval": "1s"}}
     async with running(tmp_path, **collectors) as (here, app, sandbox):
         await until(lambda: app.get("ticker").last_data_ns is not None)
         sandbox.faults = Faults(fail_rest=FailRest(400, 1_000))
@@ -129,7 +129,7 @@ async def test_an_upstream_that_cannot_be_reached(tmp_path: Path) -> None:
     async with running(tmp_path, start=False, faults=Faults(fail_rest=FailRest(403, 1_000))) as (_, app, sandbox):
         with pytest.raises(SourceError):
             await app.initialize()
-        await app.forget()
+        await app.forget("initialize: refused")
         sandbox.faults = Faults()
         await app.initialize()
         assert [collector.name for collector in app.list()] == ["instrument"]
