@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from conformance.bus_consumers import ConsumerConformance
 from conformance.bus_kit import Recorder, eventually, note, soon
 from conformance.bus_life import LifeConformance
-
 from tidewire import telemetry
 from tidewire.bus import CLOSED, Bus, Full
 from tidewire.errors import InputError

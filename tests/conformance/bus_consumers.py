@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from conformance.bus_kit import (
     FAULTS,
     Recorder,
@@ -17,9 +20,6 @@ from conformance.bus_kit import (
     span,
     survives,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tidewire.bus import START, Bus, Hole
 from tidewire.errors import BusError
 

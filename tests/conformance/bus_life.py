@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from conformance.bus_kit import Recorder, data, eventually, new_stream, note, soon, span, turns
 
+from conformance.bus_kit import Recorder, data, eventually, new_stream, note, soon, span, turns
 from tidewire.bus import START, Bus, Full
 from tidewire.errors import BusClosed
 from tidewire.records.clock import ManualClock

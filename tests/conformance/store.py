@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable
 
 import polars as pl
 import pytest
+
 from conformance.store_kit import Feed, at, bar, everything, fate_sums, quote, rows, trade
 from conformance.store_reads import ReadConformance
-
 from tidewire.errors import PositionMismatch, StoreError
 from tidewire.records.batch import Fate, Stream
 from tidewire.records.market import Instrument, Kline, Quote, Trade

@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conformance.store_kit import Feed, Naive, at, bar, bars_by_hand, everything, pages, quote, rows, trade
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conformance.store_kit import Feed, Naive, at, bar, bars_by_hand, everything, pages, quote, rows, trade
 from tidewire.errors import QueryError
 from tidewire.records.market import Kline, OrderBook, Quote, Trade
 from tidewire.records.record import MarketRecord, RecordType, forget

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-
 from conformance.bus import BusConformance
 from conformance.bus_kit import FAULTS, data, new_stream, survives
-
 from tidewire.bus import START, Bus, Hole, MemoryBus
 from tidewire.bus.delivery import Subscriber
 from tidewire.bus.inbox import Inbox

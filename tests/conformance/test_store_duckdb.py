@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-
 from conformance.store import StoreConformance
-
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.store.protocol import Store

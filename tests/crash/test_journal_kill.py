@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from crash.journal_writer import payload
 
+from crash.journal_writer import payload
 from tidewire.journal import JournalReader
 
 KILLS = 50

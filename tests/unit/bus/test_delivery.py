@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conformance.bus_kit import Recorder, data, eventually, new_stream, note, soon
 
+from conformance.bus_kit import Recorder, data, eventually, new_stream, note, soon
 from tidewire.bus import START
 from tidewire.bus.delivery import CROWDED, REFUSED, TAKEN, QueuedConsumer, Subscriber, Terms
 from tidewire.bus.protocol import Full

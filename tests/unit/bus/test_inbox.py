@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conformance.bus_kit import note, soon
 
+from conformance.bus_kit import note, soon
 from tidewire.bus.inbox import Inbox
 from tidewire.errors import BusClosed
 

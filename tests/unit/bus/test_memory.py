@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from conformance.bus_kit import Recorder, data, eventually, new_stream, note, soon
 
+from conformance.bus_kit import Recorder, data, eventually, new_stream, note, soon
 from tidewire import telemetry
 from tidewire.bus import START, Full, MemoryBus
 from tidewire.bus import memory as memory_module

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from conformance.bus_kit import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.bus_kit import data
 from tidewire.bus import START, Hole
 from tidewire.bus.progress import Progress
 from tidewire.records.batch import Stream

@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conformance.store_kit import EPOCH, at, bar, bars_by_hand, rows, trade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.store_kit import EPOCH, at, bar, bars_by_hand, rows, trade
 from tidewire.derive.resample import coarser, grid, half_even, klines_to_klines, trades_to_klines
 from tidewire.errors import QueryError
 from tidewire.records.market import Kline, Trade

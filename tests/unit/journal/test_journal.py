@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from unit.journal.power import SpyFiles, broken_disk, full_disk
 
 from tidewire import telemetry
 from tidewire.errors import ConfigError, JournalCorrupt, JournalError, JournalFailed, JournalLocked, NotFound
@@ -15,6 +14,7 @@ from tidewire.journal import Durability, Frame, Journal, JournalConfig, JournalR
 from tidewire.journal.catalog import BLOCK_BYTES
 from tidewire.journal.segment import Header
 from tidewire.records.clock import ManualClock, SeededRng
+from unit.journal.power import SpyFiles, broken_disk, full_disk
 
 FEED = Origin("binance", "trade", "wss://x#1")
 PAGE = Origin("rss", "news", "GET https://x/feed")

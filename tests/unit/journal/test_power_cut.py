@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from unit.journal.power import SpyFiles, broken_disk
 
 from tidewire.errors import JournalError, JournalFailed
 from tidewire.journal import Frame, Journal, JournalConfig, JournalReader, Origin
@@ -24,6 +23,7 @@ from tidewire.journal.config import Durability
 from tidewire.journal.segment import HEADER_BYTES
 from tidewire.journal.writer import SegmentWriter
 from tidewire.records.clock import ManualClock, SeededRng
+from unit.journal.power import SpyFiles, broken_disk
 
 CONFIG = JournalConfig(segment_bytes=2048, commit_ms=1, max_frame=300, recent_bytes=500)
 ORIGINS = [Origin("binance", "trade", "wss://x#1"), Origin("rss", "news", "GET https://x/feed")]

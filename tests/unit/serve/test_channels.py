@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from unit.serve.harness import BTC, ETH, kline, resolve, rows_of, trades
 
 from tidewire.errors import AmbiguousInstrument, TidewireError
 from tidewire.records import market, ops
 from tidewire.records.subject import matches
 from tidewire.serve.channels import channels_of, pattern_of
+from unit.serve.harness import BTC, ETH, kline, resolve, rows_of, trades
 
 
 def test_channels_of_rows() -> None:
     assert channels_of(market.Trade.type, trades(1)) == [f"trade.{BTC}"]
     bars = rows_of(market.Kline.type, [kline(0, final=True, instrument=ETH, interval="1h")])
     assert channels_of(market.Kline.type, bars) == [f"kline.1h.{ETH}"]
-    bad = rows_of(ops.Quarantined.type, [{"journal": "j1", "record_type": "trade", "row": 0, "reasons": "{}", "state": "open"}])
+    bad = rows_of(
+        ops.Quarantined.type, [{"journal": "j1", "record_type": "trade", "row": 0, "reasons": "{}", "state": "open"}]
+    )
     assert channels_of(ops.Quarantined.type, bad) == ["quarantined.binance"]
 
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
-from unit.serve.harness import BTC, ETH, Served, kline, moment, rows_of, serving, trades
 
 from tidewire.records import MarketRecord, market, ops
 from tidewire.records.batch import Batch, Lineage, fates_of
@@ -23,6 +22,7 @@ from tidewire.records.roles import Size
 from tidewire.store.cache import LatestCache
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.store.protocol import Query
+from unit.serve.harness import BTC, ETH, Served, kline, moment, rows_of, serving, trades
 
 TRADE, KLINE = market.Trade.type, market.Kline.type
 

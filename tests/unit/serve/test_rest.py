@@ -16,7 +16,6 @@ from fastapi.openapi.models import OpenAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
-from unit.serve.harness import BTC, ETH, START, WATERMARK, asking, kline, moment, quote, rows_of, serving, trades
 
 from tidewire import telemetry
 from tidewire.errors import StatementTimeout, StoreBusy, StoreError
@@ -28,6 +27,7 @@ from tidewire.serve.cursor import Cursors, digest
 from tidewire.serve.problems import CODES, Refused
 from tidewire.serve.render import choose, csv_rows
 from tidewire.serve.v1 import _INLINE_ROWS
+from unit.serve.harness import BTC, ETH, START, WATERMARK, asking, kline, moment, quote, rows_of, serving, trades
 
 TRADE = market.Trade.type
 

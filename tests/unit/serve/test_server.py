@@ -8,7 +8,6 @@ import socket
 
 import httpx
 import pytest
-from unit.serve.harness import BTC, SeededRng, frame, resolve, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tidewire import telemetry
@@ -17,6 +16,7 @@ from tidewire.errors import ConfigError
 from tidewire.records.clock import SystemClock
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway, bound
+from unit.serve.harness import BTC, SeededRng, frame, resolve, serving
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com", ""])

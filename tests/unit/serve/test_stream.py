@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from unit.serve.harness import BTC, ETH, frame, kline, quote, rows_of, say, serving, trades
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tidewire import telemetry
 from tidewire.records import market, ops
 from tidewire.serve.platform import ServeConfig
+from unit.serve.harness import BTC, ETH, frame, kline, quote, rows_of, say, serving, trades
 
 TRADE, QUOTE, KLINE = market.Trade.type, market.Quote.type, market.Kline.type
 
@@ -73,7 +73,9 @@ async def test_only_wanted_rows_of_a_batch_are_encoded() -> None:
 async def test_gaps_and_rejects_have_channels() -> None:
     gap = {"record_type": "trade", "gap_id": "1", "cause": "grid", "state": "open"}
     gaps = rows_of(ops.Gap.type, [gap | {"until_time": trades(1)["event_time"][0]}])
-    bad = rows_of(ops.Quarantined.type, [{"journal": "j1", "record_type": "trade", "row": 0, "reasons": "{}", "state": "open"}])
+    bad = rows_of(
+        ops.Quarantined.type, [{"journal": "j1", "record_type": "trade", "row": 0, "reasons": "{}", "state": "open"}]
+    )
     async with serving() as served, served.stream("gaps.>", "quarantine.*") as socket:
         await served.publish(TRADE, trades(1), gaps=gaps, rejected=bad)
         assert {(await frame(socket))["ch"] for _ in range(2)} == {f"gap.{BTC}", "quarantined.binance"}

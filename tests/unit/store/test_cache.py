@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conformance.store_kit import Feed, bar, quote, rows, trade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.store_kit import Feed, bar, quote, rows, trade
 from tidewire import telemetry
 from tidewire.errors import QueryError
 from tidewire.records.market import Kline, Quote, Trade

@@ -12,10 +12,10 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
-from conformance.store_kit import Feed, Gap, at, bar, everything, rows, trade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.store_kit import Feed, Gap, at, bar, everything, rows, trade
 from tidewire import telemetry
 from tidewire.derive.resample import klines_to_klines, trades_to_klines
 from tidewire.errors import StoreError, StoreLocked
