@@ -83,8 +83,13 @@ class Market:
         return {name: pair.info for name, pair in self.pairs.items()}
 
     def now_ns(self) -> int:
-        """The market's time."""
-        if self._config.start_ns is not None or self.state == "done":
+        """The market's time.
+
+        While it is paced its events are stamped a little behind the wall clock; its time is theirs, or a bar would
+        be shown as closed before its last trade.
+        """
+        paced = self.state == "playing" and self._config.rate is not None
+        if self._config.start_ns is not None or self.state == "done" or paced:
             return self._now_ns
         return max(self._now_ns, self._clock.wall_ns())
 

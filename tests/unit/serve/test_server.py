@@ -41,7 +41,7 @@ def test_a_taken_port_says_so() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(ConfigError, match=r"Choose another serve\.port"):
+        with pytest.raises(ConfigError, match=r"Choose another listen\.port"):
             bound("127.0.0.1", other.getsockname()[1])
 
 
