@@ -146,7 +146,7 @@ class InstrumentBook:
         if candidates:
             raise AmbiguousInstrument(spelling, candidates)
         raise InstrumentError(
-            f"No instrument is spelled {spelling!r}.{nearest(text.upper(), self._uid)} "
+            f"No instrument that was collected is spelled {spelling!r}.{nearest(text.upper(), self._uid)} "
             "Write SYMBOL.VENUE, e.g. BTC-USDT.BINANCE or 600000.SH."
         )
 

@@ -58,7 +58,8 @@ class Replay:
             self.frames += len(frames)
             yield [self._processor.process(batch) for batch in self._assembler.step(frames)]
         if last is not None:
-            yield self._assembler.marks(last)
+            # The journal ends here: everything up to and with its last frame is complete.
+            yield self._assembler.marks(last, last.wall_ns + 1_000)
 
     async def into(self, sink: Sink) -> AsyncIterator[int]:
         """Fill an empty sink; yields the number of frames done after each commit."""

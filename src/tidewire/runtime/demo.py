@@ -15,11 +15,12 @@ from rich.console import Console
 from tidewire.collect import SourceConfig
 from tidewire.errors import ConfigError, TransientError
 from tidewire.runtime.config import Config, Listen, Loaded, Log
-from tidewire.runtime.supervise import supervise
+from tidewire.runtime.supervise import found_running, supervise
 from tidewire.runtime.view import Progress
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 MARKER = ".tidewire-demo"
+DATA = "data"
 START_S = 30.0
 
 
@@ -38,7 +39,7 @@ def demo_config(url: str, directory: Path, port: int) -> Loaded:
         },
         SourceConfig,
     )
-    config = Config(data_dir="data", listen=Listen(port=port), log=Log(level="warning"))
+    config = Config(data_dir=DATA, listen=Listen(port=port), log=Log(level="warning"))
     return Loaded(config, [source], directory, "demo")
 
 
@@ -81,6 +82,10 @@ def _fresh(directory: Path) -> None:
     if directory.exists() and any(directory.iterdir()):
         if not (directory / MARKER).exists():
             raise ConfigError(f"{directory} holds something the demo did not make; choose another with --dir.")
+        if (other := found_running(directory / DATA)) is not None:
+            raise ConfigError(
+                f"Another demo (pid {other.pid}) uses {directory}; stop it, or choose another with --dir."
+            )
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MARKER).touch()

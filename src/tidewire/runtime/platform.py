@@ -178,6 +178,12 @@ class Tidewire:
                     f"frames were lost (durability below 'disk', or an older copy). Move {self.journal.directory} "
                     "away to begin a new journal; what is stored stays."
                 )
+        lanes = {stream.lane for stream in self.store.positions() if stream.journal == self.journal.uuid}
+        if lanes and len(lanes) != self.config.pipe.lanes:
+            raise ConfigError(
+                f"pipe.lanes is {self.config.pipe.lanes}, the store was filled with {len(lanes)}: rows would change "
+                f"lanes while their positions stay. Set it back to {len(lanes)}, or replay into a new data directory."
+            )
 
     def _remember(self, event: Event) -> None:
         self.cache.update(event.batch)

@@ -18,7 +18,7 @@ from tidewire.records.forms import for_json
 from tidewire.records.instrument import InstrumentBook
 from tidewire.runtime.config import Config
 from tidewire.runtime.platform import load_instruments, make_store
-from tidewire.runtime.supervise import Running, found_running
+from tidewire.runtime.supervise import RUN_FILE, Running, found_running
 from tidewire.serve.platform import Platform
 from tidewire.serve.service import Service
 from tidewire.store.cache import LatestCache
@@ -83,7 +83,10 @@ class Reading:
             ):
                 body = msgspec.json.decode(await reply.read())
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(f"The platform at {self._running.url} does not answer: {error}.") from error
+            raise TransientError(
+                f"The platform at {self._running.url} does not answer: {error}. "
+                f"If no platform runs on {self.data_dir}, remove {RUN_FILE} there; a killed one left it."
+            ) from error
         if reply.status >= 400:
             raise InputError(body.get("detail", body.get("title", f"status {reply.status}")))
         return body

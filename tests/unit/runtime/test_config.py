@@ -184,3 +184,10 @@ def test_secrets_are_never_shown(tmp_path: Path, text: str) -> None:
     assert "hunter2" not in str(caught.value)
     shown = "".join(traceback.format_exception(caught.value))
     assert "hunter2" not in shown
+
+
+def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "tidewire.yaml"
+    path.write_text("data_dir: one\nlisten: {port: 8700}\ndata_dir: two\n")
+    with pytest.raises(ConfigError, match=r"tidewire\.yaml:3: .*'data_dir' stands twice"):
+        load(path)

@@ -20,6 +20,9 @@ M = TypeVar("M")
 # Not only msgspec's own: text that is not UTF-8, nesting without end.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
+# Said before a connection is closed for an upgrade; the new connection follows when it happens.
+_SHUTDOWN = (b'{"stream":"!serverShutdown"', b'{"e":"serverShutdown"')
+
 STATUS = {
     "TRADING": "trading",
     "HALT": "halted",
@@ -96,6 +99,8 @@ def _form_of(frame: Frame) -> str:
     Stream names are read off the first bytes: decoding the envelope by itself would double the work.
     """
     payload = frame.payload
+    if payload.startswith(_SHUTDOWN):
+        return ""
     if payload.startswith(b'{"stream":"'):
         begin = payload.find(b"@", 11, 80) + 1
         return payload[begin : payload.find(b'"', begin)].partition(b"_")[0].decode("ascii", "replace")
@@ -113,6 +118,7 @@ def _decode(form: _Form[Any], frames: list[Frame], names: Names, outcome: Outcom
         messages, frames = _readable(form, frames, outcome)  # find the bad ones, keep the rest
     if frames:
         outcome.parsed += form.columns(messages, frames, names)
+    outcome.control += [frame for frame, message in zip(frames, messages, strict=True) if message == []]
 
 
 def _readable(form: _Form[Any], frames: list[Frame], outcome: Outcome) -> tuple[list[Any], list[Frame]]:

@@ -373,3 +373,18 @@ def test_cutting_the_frames_differently_gives_the_same_rows(payloads: list[bytes
     assert {name: sorted(found, key=place) for name, found in cut.items()} == {
         name: sorted(found, key=place) for name, found in whole.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("payload", "request_"),
+    [
+        (b"[]", "GET https://api.binance.com/api/v3/klines?symbol=BTCUSDT&interval=1m"),
+        (b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}', WS),
+        (b'{"e":"serverShutdown","E":1770123456789}', WS),
+        (b'{"result":null,"id":1}', WS),
+    ],
+)
+def test_what_brings_no_rows_is_control(payload: bytes, request_: str) -> None:
+    outcome = BinanceParser(NAMES).parse([frame(payload, request_)])
+    assert (len(outcome.control), outcome.unreadable) == (1, [])
+    assert not any(part.frames for part in outcome.parsed)
