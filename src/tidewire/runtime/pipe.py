@@ -16,7 +16,7 @@ from tidewire.bus import Bus, Consumer
 from tidewire.bus import Hole as Skipped
 from tidewire.collect import Assembler, Parser, Pump, PumpConfig
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
-from tidewire.journal import Journal
+from tidewire.journal import Frame, Journal
 from tidewire.process.processor import Processor, ProcessStage
 from tidewire.process.series import Hole, hole_of
 from tidewire.process.skew import WINDOW_FRAMES
@@ -100,11 +100,16 @@ class Pipe:
             await self._clock.sleep(wait_s)
 
     async def drained(self) -> None:
-        """Return when everything accepted so far is stored."""
+        """Return when everything accepted so far is stored, and known to be complete, so that every read shows it."""
         target = self._journal.accepted
-        while self.in_flight(target):
+        last = self._journal.read(target - 1, frames=1) if target else []
+        while self.in_flight(target) or (last and not self._is_complete(last[0])):
             self._committed.clear()
             await self._committed.wait()
+
+    def _is_complete(self, frame: Frame) -> bool:
+        """Whether no stream can get anything any more that was received up to this frame."""
+        return min(self._store.watermark(kind) for kind in types().values()) >= utc(frame.wall_ns)
 
     def in_flight(self, target: int | None = None) -> int:
         """Accepted frames (up to ``target``) that are not committed for every stream."""
