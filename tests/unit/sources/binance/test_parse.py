@@ -388,3 +388,9 @@ def test_what_brings_no_rows_is_control(payload: bytes, request_: str) -> None:
     outcome = BinanceParser(NAMES).parse([frame(payload, request_)])
     assert (len(outcome.control), outcome.unreadable) == (1, [])
     assert not any(part.frames for part in outcome.parsed)
+
+
+@pytest.mark.parametrize(("percent", "ratio"), [("68.52", 0.6852), ("-2.348", -0.02348), ("0.000", 0.0), ("250", 2.5)])
+def test_percentages_become_the_nearest_ratio(percent: str, ratio: float) -> None:
+    (row,) = parse(changed(TICKER, P=percent))
+    assert row["change_ratio"] == ratio
