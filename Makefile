@@ -28,7 +28,7 @@ demo: $(VENV)/.ready  ## Collect from a local upstream, show live progress; Ctrl
 up: $(VENV)/.ready  ## Collect what tidewire.yaml says: make up ARGS=my.yaml
 	@$(BIN)/tidewire up $(ARGS)
 
-test: $(VENV)/.ready  ## Every suite: unit, conformance, integration, crash (SCALE=10 for longer ones)
+test: $(VENV)/.ready  ## Every suite: unit, conformance, integration, crash (SCALE=10: ten times the kills)
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/unit tests/conformance tests/docs tests/test_tidy.py
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/integration tests/crash
 

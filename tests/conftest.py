@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import settings
 
 # Shared machines stall now and then; a slow example is not a failure.
 settings.register_profile("tidewire", deadline=None)
 settings.load_profile("tidewire")
-
-SCALE = int(os.environ.get("SCALE", "1"))
 
 pytest.register_assert_rewrite(
     "conformance.bus",

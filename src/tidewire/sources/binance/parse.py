@@ -230,24 +230,7 @@ def _kline_history(replies: list[list[wire.KlineRow]], frames: Sequence[Frame], 
 
 
 def _tickers(messages: list[wire.TickerMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:
-    data = [message.data for message in messages]
-    at = _micros([ticker.E for ticker in data]).cast(Ticker.type.schema["event_time"])
-    columns = {
-        "instrument": _instrument([ticker.s for ticker in data], names),
-        "event_time": at,
-        "public_at": at,
-        "last": [_or_none(ticker.c) for ticker in data],
-        "open": [_or_none(ticker.o) for ticker in data],
-        "high": [_or_none(ticker.h) for ticker in data],
-        "low": [_or_none(ticker.l) for ticker in data],
-        "volume": [ticker.v for ticker in data],
-        "amount": [ticker.q for ticker in data],
-        "trades": [ticker.n for ticker in data],
-        "bid_price": [_or_none(ticker.b) for ticker in data],
-        "ask_price": [_or_none(ticker.a) for ticker in data],
-        "change_ratio": [_percent(ticker.P) for ticker in data],
-    }
-    return [Parsed(Ticker.type, columns, frames)]
+    return [Parsed(Ticker.type, _ticker_columns([message.data for message in messages], names), frames)]
 
 
 def _ticker_list(
@@ -261,8 +244,12 @@ def _ticker_list(
         data += entries
         rows += [frame] * len(entries)
         ordinals += range(len(entries))
+    return [Parsed(Ticker.type, _ticker_columns(data, names), rows, ordinals)]
+
+
+def _ticker_columns(data: Sequence[wire.TickerData | wire.Ticker24h], names: Names) -> dict[str, Any]:
     at = _micros([ticker.close_time for ticker in data]).cast(Ticker.type.schema["event_time"])
-    columns = {
+    return {
         "instrument": _instrument([ticker.symbol for ticker in data], names),
         "event_time": at,
         "public_at": at,
@@ -275,9 +262,8 @@ def _ticker_list(
         "trades": [ticker.count for ticker in data],
         "bid_price": [_or_none(ticker.bid_price) for ticker in data],
         "ask_price": [_or_none(ticker.ask_price) for ticker in data],
-        "change_ratio": _ratios([ticker.price_change_percent for ticker in data]),
+        "change_ratio": [_percent(ticker.price_change_percent) for ticker in data],
     }
-    return [Parsed(Ticker.type, columns, rows, ordinals)]
 
 
 def _instruments(info: wire.ExchangeInfo, frame: Frame) -> Parsed:
@@ -300,15 +286,6 @@ def _instruments(info: wire.ExchangeInfo, frame: Frame) -> Parsed:
         "name": [f"{entry.base_asset} / {entry.quote_asset}" for entry in symbols],
     }
     return Parsed(Instrument.type, columns, [frame] * len(symbols), list(range(len(symbols))))
-
-
-def _ratios(percents: list[str]) -> pl.Series:
-    """Percentages as ratios; NaN, which fails a rule, for what is no number.
-
-    Divided in the text: dividing the float would add an error of its own (68.52 / 100 is 0.6851999…).
-    """
-    texts = pl.Series([f"{percent}e-2" for percent in percents], dtype=pl.String)
-    return texts.cast(pl.Float64, strict=False).fill_null(float("nan"))
 
 
 def _or_none(text: str | None) -> str | None:

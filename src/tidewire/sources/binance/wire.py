@@ -66,21 +66,37 @@ class KlineData(Wire):
     k: Bar
 
 
-class TickerData(Wire):
-    """``<symbol>@ticker``: 24 h statistics."""
+class TickerData(
+    Wire,
+    rename={
+        "symbol": "s",
+        "close_time": "E",
+        "price_change_percent": "P",
+        "last_price": "c",
+        "open_price": "o",
+        "high_price": "h",
+        "low_price": "l",
+        "volume": "v",
+        "quote_volume": "q",
+        "count": "n",
+        "bid_price": "b",
+        "ask_price": "a",
+    },
+):
+    """``<symbol>@ticker``: 24 h statistics, under the names REST has for them (`Ticker24h`)."""
 
-    E: Whole
-    s: str
-    P: str
-    c: str
-    o: str
-    h: str
-    l: str
-    v: str
-    q: str
-    n: Whole
-    b: str
-    a: str
+    symbol: str
+    close_time: int
+    price_change_percent: str
+    last_price: str
+    open_price: str
+    high_price: str
+    low_price: str
+    volume: str
+    quote_volume: str
+    count: int
+    bid_price: str
+    ask_price: str
 
 
 class TradeMessage(Wire):

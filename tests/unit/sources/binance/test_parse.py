@@ -394,3 +394,10 @@ def test_what_brings_no_rows_is_control(payload: bytes, request_: str) -> None:
 def test_percentages_become_the_nearest_ratio(percent: str, ratio: float) -> None:
     (row,) = parse(changed(TICKER, P=percent))
     assert row["change_ratio"] == ratio
+
+
+def test_a_percentage_of_rest_becomes_the_same_ratio() -> None:
+    (entry,) = msgspec.json.decode(TICKER_24H) if TICKER_24H.startswith(b"[") else [msgspec.json.decode(TICKER_24H)]
+    entry["priceChangePercent"] = "68.52"
+    (row,) = parse(msgspec.json.encode([entry]), REQUESTS[TICKER_24H])
+    assert row["change_ratio"] == 0.6852
