@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from tidewire import __version__, telemetry
 from tidewire.errors import InputError, TidewireError
-
-FOUND_SOMETHING = 3
+from tidewire.runtime import journal_commands
+from tidewire.runtime.console import (
+    FOUND_SOMETHING,
+    ConfigArg,
+    ConfigOpt,
+    DataOpt,
+    JsonOpt,
+    configured,
+    console,
+    data_dir_of,
+    errors,
+    reading_of,
+    run,
+    show_json,
+    show_rows,
+)
 
 app = typer.Typer(
     name="tidewire",
@@ -25,19 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-journal_app = typer.Typer(help="Look into the journal: what was received, byte for byte.", no_args_is_help=True)
-app.add_typer(journal_app, name="journal")
-
-console = Console()
-errors = Console(stderr=True)
-T = TypeVar("T")
-
-ConfigArg = Annotated[
-    Path | None, typer.Argument(help="A platform file, or a single source file. Default: ./tidewire.yaml")
-]
-ConfigOpt = Annotated[Path | None, typer.Option("--config", "-c", help="Platform or source file.")]
-DataOpt = Annotated[Path | None, typer.Option("--data", help="Data directory; default: the one of the configuration.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+app.add_typer(journal_commands.app, name="journal")
 
 
 def main() -> None:
@@ -53,41 +50,6 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the fast event loop where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    return uvloop.run(work)
-
-
-def show_json(what: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(what, enc_hook=str), indent=2) + b"\n")
-    sys.stdout.flush()
-
-
-def show_rows(rows: list[dict[str, Any]], *, every: bool = False) -> None:
-    """Rows as a table; lineage and empty columns are left out unless asked for."""
-    from tidewire.records.record import LINEAGE
-
-    names = [name for name in (rows[0] if rows else {}) if every or name not in LINEAGE]
-    names = [name for name in names if every or any(row[name] is not None for row in rows)]
-    if not names:
-        console.print("no rows")
-        return
-    table = Table(*names, box=None)
-    for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
-    # Never narrower than the rows: a cut number is a wrong number.
-    wide = Console(width=max(console.width, 400), soft_wrap=True)
-    with wide.capture() as text:
-        wide.print(table)
-    for line in text.get().splitlines():
-        console.print(line.rstrip(), highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -161,9 +123,9 @@ def sources(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = F
     """List the sources that are installed, and how those of a running platform are."""
     from tidewire.collect import AppRegistry
 
-    reading = _reading(config, data)
+    reading = reading_of(config, data)
     registry = AppRegistry()
-    registry.discover(_loaded(config).plugins)
+    registry.discover(configured(config).plugins)
     status = {entry["name"]: entry for entry in run(reading.sources())}
     found = [
         {
@@ -241,7 +203,7 @@ def query(
         if not equals:
             raise InputError(f"--where {pair!r}: write name=value, e.g. interval=1m.")
         params.setdefault(name, []).append(value)
-    reading = _reading(config, data)
+    reading = reading_of(config, data)
     rows = run(reading.rows(record_type, params, latest=latest))
     if as_json:
         show_json(rows)
@@ -253,7 +215,7 @@ def query(
 @app.command()
 def audit(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = False) -> None:
     """Add up what became of every row that was received. Exits 3 when something is not accounted for."""
-    reading = _reading(config, data)
+    reading = reading_of(config, data)
     books = run(reading.audit())
     if as_json:
         show_json(books)
@@ -290,81 +252,11 @@ def replay(
     """Run a journal through today's code into an empty store."""
     from tidewire.runtime import replaying
 
-    done = run(replaying.replay(_loaded(config), _data_dir(config, data), into, console if not as_json else None))
+    done = run(replaying.replay(configured(config), data_dir_of(config, data), into, console if not as_json else None))
     if as_json:
         show_json(done)
         return
     console.print(f"{done['frames']:,} frames, {done['rows']:,} rows stored in {into}", highlight=False)
-
-
-@journal_app.command("ls")
-def journal_ls(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = False) -> None:
-    """List the segments."""
-    reader = _journal(config, data)
-    segments = [
-        {
-            "file": segment.path.name,
-            "first": segment.first,
-            "last": segment.last,
-            "bytes": segment.bytes,
-            "created": _moment(segment.created_ns),
-        }
-        for segment in reader.segments()
-    ]
-    if as_json:
-        show_json({"journal": reader.uuid, "accepted": reader.accepted, "segments": segments})
-        return
-    show_rows(segments)
-    console.print(f"journal {reader.uuid}, {reader.accepted:,} frames", highlight=False)
-
-
-@journal_app.command("verify")
-def journal_verify(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = False) -> None:
-    """Read every frame and check every checksum. Exits 3 when something is damaged."""
-    reader = _journal(config, data)
-    findings = [
-        {"level": found.level, "file": found.path.name, "offset": found.offset, "what": found.what}
-        for found in reader.verify()
-    ]
-    damaged = [found for found in findings if found["level"] != "torn"]
-    if as_json:
-        show_json({"journal": reader.uuid, "frames": reader.accepted, "findings": findings})
-    else:
-        for found in findings:
-            console.print(f"{found['level']}: {found['file']} at {found['offset']:,}: {found['what']}", highlight=False)
-        console.print(f"{len(reader.segments())} segments up to frame {reader.accepted:,}: {len(damaged)} damaged")
-    if damaged:
-        raise typer.Exit(FOUND_SOMETHING)
-
-
-def _moment(wall_ns: int) -> str:
-    from tidewire.records.clock import utc
-
-    return utc(wall_ns).isoformat()
-
-
-def _loaded(config: Path | None) -> Any:
-    from tidewire.runtime.config import DEFAULT_FILE, Config, Loaded, load
-
-    if config is None and not Path(DEFAULT_FILE).exists():
-        return Loaded(Config(), [], Path(), "defaults")
-    return load(config)
-
-
-def _data_dir(config: Path | None, data: Path | None) -> Path:
-    return data if data is not None else _loaded(config).data_dir
-
-
-def _reading(config: Path | None, data: Path | None) -> Any:
-    from tidewire.runtime.reading import Reading
-
-    return Reading(_data_dir(config, data), _loaded(config).config)
-
-
-def _journal(config: Path | None, data: Path | None) -> Any:
-    from tidewire.journal import JournalReader
-
-    return JournalReader(_data_dir(config, data) / "journal")
 
 
 if __name__ == "__main__":
