@@ -27,7 +27,7 @@ from integration.kit import (
     until,
 )
 from tidewire.records.market import Trade
-from tidewire.runtime.config import Loaded
+from tidewire.runtime.config import GapsSection, Loaded
 from tidewire.runtime.platform import Tidewire
 from tidewire.sandbox.config import Faults, SandboxConfig
 from tidewire.sandbox.server import Sandbox
@@ -169,7 +169,9 @@ async def _faulty(directory: Path) -> Faulty:
     try:
         more = {"kline": {"symbols": list(SYMBOLS), "intervals": ["1s", "1m"], "history": 30}}
         more["ticker"] = {"update_interval": "1s"}
-        configuration = loaded(directory, [binance(sandbox.url, list(SYMBOLS), **more)])
+        # What is missing stays missing here; `test_gaps` looks at how it is filled.
+        unfilled = GapsSection(fill=False)
+        configuration = loaded(directory, [binance(sandbox.url, list(SYMBOLS), **more)], gaps=unfilled)
         run = Faulty(configuration, configuration.data_dir)
         for part in (1, 2):
             async with running(configuration, Eager()) as platform:

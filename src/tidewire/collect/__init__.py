@@ -9,7 +9,9 @@ from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.collector import Collector, CollectorStatus
 from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo, read, seconds
 from tidewire.collect.control import Carried
+from tidewire.collect.cursors import Cursors
 from tidewire.collect.feed import Feed
+from tidewire.collect.fill import Filler, GapLedger, Missing, OpenGap, Range, told_of
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
 from tidewire.collect.parser import Outcome, Parsed, Parser, unreadable
 from tidewire.collect.pump import Pump, PumpConfig
@@ -30,20 +32,26 @@ __all__ = [
     "CollectorStatus",
     "Context",
     "Cron",
+    "Cursors",
     "Every",
     "Feed",
+    "Filler",
     "Found",
     "Frame",
+    "GapLedger",
     "Health",
     "HttpClient",
     "HttpConfig",
     "Limits",
+    "Missing",
+    "OpenGap",
     "Outcome",
     "Overlap",
     "Parsed",
     "Parser",
     "Pump",
     "PumpConfig",
+    "Range",
     "RateLimit",
     "Reply",
     "Request",
@@ -59,5 +67,6 @@ __all__ = [
     "parse_duration",
     "read",
     "seconds",
+    "told_of",
     "unreadable",
 ]

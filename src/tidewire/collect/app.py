@@ -15,9 +15,12 @@ from tidewire import telemetry
 from tidewire.bus import Bus, Full, Handler, Subscription
 from tidewire.collect.collector import Collector
 from tidewire.collect.config import SourceConfig
+from tidewire.collect.cursors import Cursors
+from tidewire.collect.fill import Missing
+from tidewire.collect.http import Reply
 from tidewire.collect.parser import Parser
-from tidewire.errors import BusClosed, InputError, NotFound, nearest
-from tidewire.journal import Journal
+from tidewire.errors import BusClosed, InputError, NotFound, TerminalError, nearest
+from tidewire.journal import Journal, Origin
 from tidewire.records.clock import Clock, Rng, UpstreamClock
 from tidewire.records.event import notice
 from tidewire.records.instrument import InstrumentBook
@@ -37,6 +40,8 @@ class Context:
     instruments: InstrumentBook
     down_since_ns: int | None = None
     """When the last frame of the previous run came; streams that nothing else can check begin with a gap from there."""
+    cursors: Cursors = field(default_factory=Cursors)
+    """Where each collector goes on, as its last frame says."""
 
     @property
     def upstream(self) -> UpstreamClock | None:
@@ -149,6 +154,34 @@ class App(ABC):
     def list(self) -> list[Collector]:
         """All collectors."""
         return list(self._state.collectors.values())
+
+    # -- gaps -------------------------------------------------------------------------------------------------
+
+    def fills(self, record_type: str) -> bool:
+        """Whether rows of the past can be asked for; a gap of any other type is unfillable."""
+        return False
+
+    async def fill(self, missing: Missing) -> int:
+        """Ask for what is missing, in the background of the budget, and `keep` every reply; the last frame kept.
+
+        Raises `TerminalError` when the source cannot have it, any other error when another attempt may help.
+        """
+        raise TerminalError(f"{self.name} has no past to ask for")
+
+    # -- the way of bytes -------------------------------------------------------------------------------------
+
+    async def keep(self, collector: str, reply: Reply, cursor: Mapping[str, str] | None = None) -> int:
+        """Put a reply into the journal; returns its sequence once it is accepted.
+
+        Waits first while the journal is full: that is the back-pressure of everything that polls.
+        """
+        context = self.context
+        await context.journal.ready()
+        origin = Origin(self.name, collector, f"GET {reply.url}")
+        encoded = context.cursors.move(origin, cursor) if cursor else b""
+        sequence = context.journal.append(origin, reply.body, cursor=encoded, wall_ns=reply.received_ns)
+        await context.journal.accept(sequence)
+        return sequence
 
     # -- events -----------------------------------------------------------------------------------------------
 

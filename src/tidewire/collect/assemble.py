@@ -232,7 +232,8 @@ def _rows_of(place: _Place, part: Parsed) -> _Rows:
     columns: dict[str, Any] = {"ingested_at": times, **part.columns, "source": place.source, "frame": sequences}
     columns["ordinal"] = part.ordinals or [0] * len(frames)
     built = build(part.type, columns, len(frames))
-    connections = pl.Series("connection", [frame.origin.request for frame in frames], dtype=pl.String)
+    requests = [None if part.past else frame.origin.request for frame in frames]
+    connections = pl.Series("connection", requests, dtype=pl.String)
     if not built.not_exact:
         return _Rows(built.rows, connections, None)
     rejected = [

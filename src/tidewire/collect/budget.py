@@ -2,6 +2,9 @@
 
 Two limits hold together: requests per second with a burst, and the weight the host counts per minute. The host's own
 count, read from a response header, corrects ours; a 429 or 418 stops everyone until the host's time is over.
+
+What can wait (filling gaps, loading history) is asked in the background: it stands behind everything live and leaves a
+part of the minute's weight alone.
 """
 
 from __future__ import annotations
@@ -31,16 +34,18 @@ _paused = telemetry.counter("collect_budget_paused_seconds", "Time a host asked 
 class Limits:
     """What a host allows. ``weight_per_minute`` is ``None`` where the host counts no weights.
 
-    ``waiting_max`` bounds the line: one request more and it fails with `TransientError`.
+    ``waiting_max`` bounds the line: one request more and it fails with `TransientError`. ``background_share`` is how
+    much of a minute's weight may be used up when a background request goes out.
     """
 
     requests_per_second: float = 20.0
     burst: int = 50
     weight_per_minute: int | None = None
     waiting_max: int = 1000
+    background_share: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_second", "burst", "weight_per_minute", "waiting_max"):
+        for name in ("requests_per_second", "burst", "weight_per_minute", "waiting_max", "background_share"):
             found = getattr(self, name)
             if found is not None and not 0 < found < float("inf"):
                 raise InputError(f"{name} is {found!r}: it must be above zero.")
@@ -61,16 +66,17 @@ class BudgetStatus:
 class _Turn:
     """One place in the line; ``look`` is set when it should look at its chances again."""
 
-    __slots__ = ("granted", "look", "weight")
+    __slots__ = ("background", "granted", "look", "weight")
 
-    def __init__(self, weight: int) -> None:
+    def __init__(self, weight: int, *, background: bool) -> None:
         self.weight = weight
+        self.background = background
         self.granted = False
         self.look = asyncio.Event()
 
 
 class Budget:
-    """First come, first served, within `Limits`.
+    """First come, first served, within `Limits`; background requests after all others.
 
     Waiting is bounded twice: by ``waiting_max`` and by each caller's own time-out.
     """
@@ -116,8 +122,10 @@ class Budget:
         left_ns = self._paused_ns - self._clock.mono_ns()
         return self._clock.wall_ns() + left_ns if left_ns > 0 else None
 
-    async def spend(self, weight: int = 1, timeout_s: float = 60.0) -> None:
+    async def spend(self, weight: int = 1, timeout_s: float = 60.0, *, background: bool = False) -> None:
         """Wait for the turn of a request of that weight, then count it.
+
+        A ``background`` request waits behind all others, and until enough of the minute's weight is left for them.
 
         Raises `RateLimited` at once when the host is paused for longer than ``timeout_s``, `TransientError` when
         the turn does not come in time or the line is full, `InputError` for a weight that no minute can hold.
@@ -125,7 +133,8 @@ class Budget:
         limit = self._config.weight_per_minute
         if weight < 0 or (limit is not None and weight > limit):
             raise InputError(f"a request of weight {weight} to {self._host or 'the host'}: valid are 0 to {limit}.")
-        if not self._waiting and self._due_ns(weight) <= 0:
+        turn = _Turn(weight, background=background)
+        if not self._waiting and self._due_ns(turn) <= 0:
             self._take(weight)
             return
         if len(self._waiting) >= self._config.waiting_max:
@@ -133,8 +142,7 @@ class Budget:
                 f"{self._config.waiting_max} requests already wait for {self._host or 'the host'}: ask less often, "
                 "or raise its rate_limit if the host allows more."
             )
-        turn = _Turn(weight)
-        self._waiting.append(turn)
+        self._join(turn)
         _waiting.labels(self._host).set(len(self._waiting))
         try:
             await self._wait(turn, self._clock.mono_ns() + round(timeout_s * _SECOND_NS))
@@ -164,12 +172,19 @@ class Budget:
         for turn in self._waiting:
             turn.look.set()
 
+    def _join(self, turn: _Turn) -> None:
+        """Take the last place in the line; one that is not in the background stands before all that are."""
+        place = len(self._waiting)
+        if not turn.background:
+            place = next((at for at, other in enumerate(self._waiting) if other.background), place)
+        self._waiting.insert(place, turn)
+
     def _grant(self) -> None:
         """Give their turn to all at the front who may go now, and wake the next one to wait for its own."""
         while self._waiting:
             turn = self._waiting[0]
             turn.look.set()
-            if self._due_ns(turn.weight) > 0:
+            if self._due_ns(turn) > 0:
                 return
             self._take(turn.weight)
             turn.granted = True
@@ -195,18 +210,20 @@ class Budget:
                 raise TransientError(
                     f"no turn for {self._host or 'the host'} in time: {self.waiting} requests wait. Ask less often."
                 )
-            wait_ns = min(left_ns, self._due_ns(turn.weight)) if self._waiting[0] is turn else left_ns
+            wait_ns = min(left_ns, self._due_ns(turn)) if self._waiting[0] is turn else left_ns
             await within(self._clock, wait_ns / _SECOND_NS, turn.look)
 
-    def _due_ns(self, weight: int) -> int:
-        """Nanoseconds until a request of that weight may go; zero or less is now."""
+    def _due_ns(self, turn: _Turn) -> int:
+        """Nanoseconds until a request may go; zero or less is now."""
         now_ns = self._clock.mono_ns()
         due_ns = max(self._paused_ns, self._tat_ns - self._depth_ns) - now_ns
         limit = self._config.weight_per_minute
         if limit is None:
             return due_ns
         self._turn_minute()
-        return max(due_ns, self._minute_ends_ns - now_ns) if self._used + weight > limit else due_ns
+        # Alone in its minute even the heaviest request may go.
+        most = max(limit * self._config.background_share, turn.weight) if turn.background else limit
+        return max(due_ns, self._minute_ends_ns - now_ns) if self._used + turn.weight > most else due_ns
 
     def _take(self, weight: int) -> None:
         self._tat_ns = max(self._tat_ns, self._clock.mono_ns()) + self._emission_ns

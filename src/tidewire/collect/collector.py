@@ -11,7 +11,6 @@ from tidewire.collect.http import Reply
 from tidewire.collect.schedule import Schedule
 from tidewire.collect.timer import Timer, TimerStatus
 from tidewire.errors import InputError, NotFound, TidewireError, nearest
-from tidewire.journal import Origin
 
 if TYPE_CHECKING:
     from tidewire.collect.app import App
@@ -128,19 +127,20 @@ class Collector:
 
     # -- the way of bytes -------------------------------------------------------------------------------------
 
-    async def keep(self, reply: Reply, cursor: bytes = b"") -> int:
+    async def keep(self, reply: Reply, cursor: Mapping[str, str] | None = None) -> int:
         """Put a reply into the journal; returns its sequence once it is accepted.
 
-        Waits first while the journal is full: that is the back-pressure of everything that polls.
+        ``cursor`` says where to go on after this reply, by names of the collector's own (a symbol, a list); `cursor`
+        gives it back after a restart, if the reply was accepted.
         """
-        journal = self.app.context.journal
-        await journal.ready()
-        origin = Origin(self.app.name, self.name, f"GET {reply.url}")
-        sequence = journal.append(origin, reply.body, cursor=cursor, wall_ns=reply.received_ns)
-        await journal.accept(sequence)
+        sequence = await self.app.keep(self.name, reply, cursor)
         self.heard(reply.received_ns)
         _frames.labels(self.app.name, self.name).inc()
         return sequence
+
+    def cursor(self, name: str) -> str | None:
+        """Where the last accepted reply said to go on; ``None`` when none did."""
+        return self.app.context.cursors.get(self.app.name, self.name, name)
 
     def heard(self, wall_ns: int) -> None:
         """Note that data came; what was wrong before is over."""

@@ -3,6 +3,9 @@
 A connection that came back after a break writes one frame saying since when it had been away, why, and which streams
 it carries. Sequences and bar grids show what trades and klines miss; for what has neither (quotes, tickers, books)
 this frame is the only witness, so it becomes one `Gap` row a stream.
+
+What is done about a gap is written as well: that it is being filled, that the source has nothing for it, that a
+stream fell silent. Each such frame is the gap's newer state.
 """
 
 from __future__ import annotations
@@ -41,7 +44,24 @@ class Noted(msgspec.Struct, frozen=True, tag_field="event", tag="noted"):
     detail: dict[str, Any] = {}
 
 
-Act = Resumed | Noted
+class GapTold(msgspec.Struct, frozen=True, tag_field="event", tag="gap"):
+    """A gap, or its newer state; the fields are those of `tidewire.records.ops.Gap`, times in UTC microseconds."""
+
+    instrument: str
+    record_type: str
+    gap_id: str
+    cause: str
+    state: str
+    event_time: int
+    until_time: int
+    series: str | None = None
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    missing: int | None = None
+    detail: str | None = None
+
+
+Act = Resumed | Noted | GapTold
 
 _decoder = msgspec.json.Decoder(Act)
 
@@ -57,6 +77,9 @@ def parse(frame: Frame) -> Outcome:
         act = _decoder.decode(frame.payload)
     except msgspec.MsgspecError as error:
         return Outcome(unreadable=[(frame, f"not a control frame: {error}")])
+    if isinstance(act, GapTold):
+        told = {name: [value] for name, value in msgspec.structs.asdict(act).items()}
+        return Outcome(parsed=[Parsed(Gap.type, {**told, "public_at": [frame.wall_ns // 1_000]}, [frame])])
     if isinstance(act, Noted) or not act.streams:
         return Outcome(control=[frame])
     since = act.since_ns // 1_000

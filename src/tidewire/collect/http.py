@@ -85,7 +85,10 @@ class HttpConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask for. ``weight`` is what the host counts for it; other statuses than ``ok_statuses`` are errors."""
+    """What to ask for. ``weight`` is what the host counts for it; other statuses than ``ok_statuses`` are errors.
+
+    ``background``: it can wait, and stands behind everything live in the host's budget.
+    """
 
     url: str
     params: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -94,6 +97,7 @@ class Request:
     body: bytes | None = None
     weight: int = 1
     ok_statuses: frozenset[int] = _OK
+    background: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,9 +148,11 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    async def get(self, url: str, params: Mapping[str, str] | None = None, *, weight: int = 1) -> Reply:
+    async def get(
+        self, url: str, params: Mapping[str, str] | None = None, *, weight: int = 1, background: bool = False
+    ) -> Reply:
         """`request` for the common case."""
-        return await self.request(Request(url, params or {}, weight=weight))
+        return await self.request(Request(url, params or {}, weight=weight, background=background))
 
     async def request(self, asked: Request) -> Reply:
         """Ask, and ask again where that can help.
@@ -160,7 +166,7 @@ class HttpClient:
         ends_ns = self._clock.mono_ns() + round(self._config.allowed_s * _SECOND_NS)
         attempt = 1
         while True:
-            await budget.spend(asked.weight, self._left_s(ends_ns))
+            await budget.spend(asked.weight, self._left_s(ends_ns), background=asked.background)
             try:
                 reply = await self._attempt(asked, url, budget)
             except RateLimited as error:

@@ -18,13 +18,15 @@ class Parsed:
 
     ``columns`` has the type's own columns (`tidewire.records.exact.build`); ``frames`` is the frame of each row and
     ``ordinals`` its place in that frame (None: one row a frame). ``source``, ``ingested_at``, ``frame`` and
-    ``ordinal`` are added when the rows are assembled.
+    ``ordinal`` are added when the rows are assembled. ``past``: the rows were asked for long after they happened, and
+    say nothing about the clock of their source.
     """
 
     type: RecordType
     columns: Mapping[str, Values | str | bool | None]
     frames: Sequence[Frame]
     ordinals: Sequence[int] | None = None
+    past: bool = False
 
 
 @dataclass

@@ -8,11 +8,13 @@ row by row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tidewire.records.market import INTERVALS
@@ -24,13 +26,16 @@ MAX_OPEN_HOLES = 1_000
 Series = tuple[Any, ...]
 """The values of the columns that name a series."""
 
+Shown = tuple[int, int, int]
+"""Frame, ordinal and receive time (µs) of a row."""
+
 
 @dataclass(frozen=True)
 class Hole:
     """Order values ``first`` to ``last`` (inclusive) that are missing from a series.
 
-    ``shown`` is the frame, ordinal and receive time (µs) of the row that revealed or filled it: the gap row takes
-    its place in the journal, so that it does not depend on how the frames were batched.
+    ``shown`` is the row that revealed or filled it: the gap row takes its place in the journal, so that it does not
+    depend on how the frames were batched.
     """
 
     series: Series
@@ -38,7 +43,7 @@ class Hole:
     last: int
     after_us: int
     before_us: int
-    shown: tuple[int, int, int]
+    shown: Shown
     state: str = "open"
 
 
@@ -76,12 +81,12 @@ class SeriesWatch:
             series = tuple(row[name] for name in self.kind.series)
             self._marks[series] = _Mark(_whole(row["order"]), _whole(row["event_time"]))
 
-    def seed_hole(self, hole: Hole, came: Collection[int] = ()) -> None:
+    def seed_hole(self, hole: Hole, came: npt.ArrayLike = ()) -> None:
         """Continue waiting for what an open gap misses; ``came`` are order values of it that are stored already."""
         parts = self._open.setdefault(hole.series, [])
         parts.append((hole.first, hole.last, hole))
-        for order in sorted(came):
-            self._fill(hole.series, order, hole.shown)
+        for first, last in stretches(came, step_of(self.kind, hole.series)):
+            self._fill(hole.series, first, last, lambda _: hole.shown)
         del parts[:-MAX_OPEN_HOLES]
 
     def sort(self, rows: pl.DataFrame) -> Sorted:
@@ -118,19 +123,11 @@ class SeriesWatch:
             yield row[:width], _Group(*row[width:])
 
     def _is_contiguous(self, series: Series, mark: _Mark | None, group: _Group) -> bool:
-        step = self._step(series)
+        step = step_of(self.kind, series)
         if not step:
             return True
         whole = (group.last - group.first) // step + 1 == group.count
         return whole and (mark is None or group.first == mark.order + step)
-
-    def _step(self, series: Series) -> int:
-        """By how much the order grows from row to row where nothing is missing; 0 where that is not known."""
-        if self.kind.contiguous:
-            return 1
-        if "interval" in self.kind.series:
-            return INTERVALS[series[self.kind.series.index("interval")]] * 1_000_000
-        return 0
 
     # -- slow way: series that jump or step back --------------------------------------------------------------
 
@@ -144,39 +141,48 @@ class SeriesWatch:
         )
 
     def _holes_of(self, series: Series, rows: pl.DataFrame) -> list[Hole]:
-        """Holes between the rows of a series, in the order they came; late rows close holes."""
-        step = self._step(series)
+        """Holes between the rows of a series, in the order they came; late rows close holes.
+
+        Rows that count up without a step missing are taken as one run: a hole of a million trades that was asked for
+        again is closed run by run, not row by row.
+        """
+        step = step_of(self.kind, series)
         holes: list[Hole] = []
-        columns = rows.select(self._order, "event_time", "frame", "ordinal", "ingested_at").with_columns(
-            pl.col(self._order, "event_time", "ingested_at").to_physical()
-        )
-        for order, event_us, *shown in columns.iter_rows():
-            if order is None:
+        for run in _runs(rows, self._order, step):
+            mark = self._marks.get(series)
+            if mark is None:
+                mark = self._marks[series] = _Mark(run.first, run.event_us(run.first))
+            if run.first <= mark.order:
+                holes += self._fill(series, run.first, min(run.last, mark.order), run.shown)
+            if run.last <= mark.order:
                 continue
-            mark = self._marks.setdefault(series, _Mark(order, event_us))
-            if order <= mark.order:
-                holes += self._fill(series, order, tuple(shown))
-                continue
-            if step and order > mark.order + step:
-                hole = Hole(series, mark.order + step, order - step, mark.event_us, event_us, tuple(shown))
+            if step and run.first > mark.order + step:
+                before_us, shown = run.event_us(run.first), run.shown(run.first)
+                hole = Hole(series, mark.order + step, run.first - step, mark.event_us, before_us, shown)
                 holes.append(hole)
                 self.seed_hole(hole)
-            mark.order, mark.event_us = order, event_us
+            mark.order, mark.event_us = run.last, run.event_us(run.last)
         return holes
 
-    def _fill(self, series: Series, order: int, shown: tuple[int, int, int]) -> list[Hole]:
-        """A late row: the hole it was the last missing one of, if any."""
+    def _fill(self, series: Series, first: int, last: int, shown: Callable[[int], Shown]) -> list[Hole]:
+        """Late rows, ``first`` to ``last`` without a step missing: the holes they were the last missing ones of."""
         parts = self._open.get(series, [])
-        for place, (first, last, hole) in enumerate(parts):
-            if first <= order <= last:
-                step = self._step(series)
-                left = [(first, order - step, hole)] if order > first else []
-                left += [(order + step, last, hole)] if order < last else []
-                parts[place : place + 1] = left
-                if any(other is hole for _, _, other in parts):
-                    return []
-                return [replace(hole, shown=shown, state="filled")]
-        return []
+        step = step_of(self.kind, series)
+        left: list[tuple[int, int, Hole]] = []
+        touched: dict[int, tuple[int, Hole]] = {}
+        for low, high, hole in parts:
+            if last < low or first > high:
+                left.append((low, high, hole))
+                continue
+            touched[id(hole)] = (min(high, last), hole)
+            left += [(low, first - step, hole)] if first > low else []
+            left += [(last + step, high, hole)] if last < high else []
+        if not touched:
+            return []
+        parts[:] = left
+        waiting = {id(hole) for _, _, hole in left}
+        closed = [(order, hole) for name, (order, hole) in touched.items() if name not in waiting]
+        return [replace(hole, shown=shown(order), state="filled") for order, hole in closed]
 
     def _sort_slowly(self, rows: pl.DataFrame, again: list[Series], holes: list[Hole]) -> Sorted:
         suspect = rows.select(self._belongs(again)).to_series()
@@ -225,6 +231,70 @@ def _moment() -> pl.Expr:
     """The row's own time; null where it is only the receive time, which differs in a repeat."""
     own = pl.col("event_time") != pl.col("ingested_at")
     return pl.when(own).then(pl.col("event_time")).alias("_moment")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Rows of one series, one behind the other, whose order values have no step missing between them."""
+
+    first: int
+    last: int
+    step: int
+    begin: int
+    columns: tuple[npt.NDArray[np.int64], ...]
+
+    def _place(self, order: int) -> int:
+        return self.begin + ((order - self.first) // self.step if self.step else 0)
+
+    def event_us(self, order: int) -> int:
+        """Event time of the row with this order value."""
+        return int(self.columns[0][self._place(order)])
+
+    def shown(self, order: int) -> Shown:
+        """Where the row with this order value is."""
+        place = self._place(order)
+        _, frames, ordinals, received = self.columns
+        return int(frames[place]), int(ordinals[place]), int(received[place])
+
+
+def _runs(rows: pl.DataFrame, order: str, step: int) -> Iterator[_Run]:
+    """The runs of a series' rows, in the order they came; rows without an order value are in none.
+
+    Where no step is known every row is a run of its own, and only those that go beyond all before them matter.
+    """
+    numbers = rows.get_column(order).to_physical()
+    if numbers.null_count():
+        present = numbers.is_not_null()
+        rows, numbers = rows.filter(present), numbers.filter(present)
+    orders = numbers.to_numpy()
+    if not orders.size:
+        return
+    names = ("event_time", "frame", "ordinal", "ingested_at")
+    columns = tuple(rows.get_column(name).to_physical().cast(pl.Int64).to_numpy() for name in names)
+    if step:
+        begins = np.flatnonzero(np.diff(orders, prepend=orders[0] - 2 * step) != step)
+    else:
+        begins = np.flatnonzero(np.diff(np.maximum.accumulate(orders), prepend=orders[0] - 1))
+    ends = np.append(begins[1:], orders.size) - 1 if step else begins
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        yield _Run(int(orders[begin]), int(orders[end]), step, begin, columns)
+
+
+def step_of(kind: RecordType, series: Series) -> int:
+    """By how much the order grows from row to row where nothing is missing; 0 where that is not known."""
+    if kind.contiguous:
+        return 1
+    if "interval" in kind.series:
+        return INTERVALS[series[kind.series.index("interval")]] * 1_000_000
+    return 0
+
+
+def stretches(orders: npt.ArrayLike, step: int) -> Iterator[tuple[int, int]]:
+    """Order values in any order as ranges (first, last) without a step missing."""
+    ordered = np.unique(np.asarray(orders, dtype=np.int64))
+    for part in np.split(ordered, np.flatnonzero(np.diff(ordered) != step) + 1):
+        if part.size:
+            yield int(part[0]), int(part[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,15 +68,16 @@ class SkewWatch:
         """A mask of rows that lie further in the future than the skew explains, or ``None`` when there are none.
 
         ``rows`` need ``source``, ``event_time``, ``ingested_at`` and ``frame``, in frame order. Rows stamped with
-        the receive time itself say nothing about the skew.
+        the receive time itself say nothing about the skew, nor do rows without a connection: they are of the past.
         """
         late = rows["ingested_at"].to_physical() - rows["event_time"].to_physical()
         late = late.fill_null(0).to_numpy()  # a row without a time fails a rule of its own
         frames = rows["frame"].to_numpy()
-        names = connections.unique().to_list()
+        names = connections.drop_nulls().unique().to_list()
         mask: npt.NDArray[np.bool_] | None = None
         for name in names:
-            place = None if len(names) == 1 else np.flatnonzero((connections == name).to_numpy())
+            whole = len(names) == 1 and not connections.null_count()
+            place = None if whole else np.flatnonzero((connections == name).fill_null(value=False).to_numpy())
             mine, at = (late, frames) if place is None else (late[place], frames[place])
             window = self._window((kind, str(name)))
             flagged = _judge(window, mine, at)

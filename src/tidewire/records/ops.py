@@ -29,6 +29,7 @@ class Gap(Record):
     first_sequence = Sequence("First missing sequence, where there is one.", nullable=True)
     last_sequence = Sequence("Last missing sequence, inclusive.", nullable=True)
     missing = Count("How many rows are missing, where that is known.", nullable=True)
+    detail = Text("Why it is in this state, where that needs a word.", nullable=True, example="no history to be had")
 
 
 class Quarantined(Record):

@@ -77,6 +77,13 @@ class PipeSection(Section, frozen=True):
     lanes: int = 1
 
 
+class GapsSection(Section, frozen=True):
+    """Whether what is missing is asked for again, and how long a hole may close by itself before that."""
+
+    fill: bool = True
+    settle: str = "1s"
+
+
 class StoreSection(Section, frozen=True):
     """Where rows go. ``type`` names an installed store; ``path`` is relative to the data directory."""
 
@@ -97,6 +104,7 @@ class Config(Section, frozen=True):
     clock: Literal["system", "upstream"] = "system"
     journal: JournalSection = JournalSection()
     pipe: PipeSection = PipeSection()
+    gaps: GapsSection = GapsSection()
     store: StoreSection = StoreSection()
     plugins: str = "plugins"
     sources: Sequence[Any] = ()

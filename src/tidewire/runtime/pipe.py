@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from tidewire import telemetry
 from tidewire.bus import Bus, Consumer
@@ -18,23 +17,16 @@ from tidewire.collect import Assembler, Parser, Pump, PumpConfig
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
 from tidewire.journal import Frame, Journal
 from tidewire.process.processor import Processor, ProcessStage
-from tidewire.process.series import Hole, hole_of
 from tidewire.process.skew import WINDOW_FRAMES
 from tidewire.records.batch import Stream
 from tidewire.records.clock import Clock, utc
 from tidewire.records.event import Event, data_event
-from tidewire.records.ops import Gap
-from tidewire.records.record import RecordType, types
-from tidewire.store.protocol import Query, Store
+from tidewire.records.record import types
+from tidewire.runtime.gaps import seed
+from tidewire.store.protocol import Store
 
 RESTART_S = 1.0
 RESTART_S_MAX = 30.0
-
-EVERYTHING = datetime(2100, 1, 1, tzinfo=UTC)
-"""The snapshot of a read that must see all that is committed, the watermark's own moment included."""
-
-HOLES_LOOKED_INTO = 200
-"""How many open holes, the newest, are compared with the store when the pipe begins: a read each."""
 
 _log = telemetry.log("runtime")
 _restarts = telemetry.counter("pipe_restarts", "Times the pipe began again after a failure")
@@ -98,6 +90,12 @@ class Pipe:
             _restarts.inc()
             wait_s = RESTART_S if self.rows > before else min(2 * wait_s, RESTART_S_MAX)
             await self._clock.sleep(wait_s)
+
+    async def stored(self, sequence: int) -> None:
+        """Return when everything up to this frame is committed for every stream."""
+        while self.in_flight(sequence):
+            self._committed.clear()
+            await self._committed.wait()
 
     async def drained(self) -> None:
         """Return when everything accepted so far is stored, and known to be complete, so that every read shows it."""
@@ -209,30 +207,3 @@ def _continued(item: Event | Skipped) -> Event:
     if isinstance(item, Skipped):
         raise _Broken(f"{item.stream} is at {item.position}, the next batch continues {item.prev}")
     return item
-
-
-async def seed(processor: Processor, store: Store) -> None:
-    """Give the processor what is stored: how far each series has come, and the holes that are open."""
-    for kind in types().values():
-        if kind.order is not None:
-            processor.watch(kind).seed(await store.marks(kind))
-    query = Query(Gap.type, where={"state": ["open"]}, snapshot=EVERYTHING, limit=100_000)
-    found: list[tuple[RecordType, Hole]] = []
-    for row in (await store.read(query)).rows.iter_rows(named=True):
-        kind = types().get(row["record_type"])
-        hole = hole_of(kind, row) if kind is not None else None
-        if kind is not None and hole is not None:
-            found.append((kind, hole))
-    for left, (kind, hole) in zip(range(len(found), 0, -1), found, strict=True):
-        came = await _came(store, kind, hole) if hole.first < hole.last and left <= HOLES_LOOKED_INTO else ()
-        processor.watch(kind).seed_hole(hole, came)
-
-
-async def _came(store: Store, kind: RecordType, hole: Hole) -> list[int]:
-    """Which of a hole's values are stored: late rows close a hole bit by bit."""
-    assert kind.order is not None
-    where = {name: [str(value)] for name, value in zip(kind.series, hole.series, strict=True)}
-    start, end = utc(hole.after_us * 1_000), utc((hole.before_us + 1) * 1_000)
-    query = Query(kind, where=where, start=start, end=end, snapshot=EVERYTHING, fields=(kind.order,), limit=100_000)
-    stored = (await store.read(query)).rows[kind.order].to_physical().drop_nulls()
-    return [order for order in stored.to_list() if hole.first <= order <= hole.last]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidewire import telemetry
 from tidewire.bus import Full, MemoryBus
-from tidewire.collect import App, AppRegistry, Context, Parser, SourceConfig
+from tidewire.collect import App, AppRegistry, Context, Cursors, Filler, Parser, SourceConfig
 from tidewire.collect.config import seconds
 from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
 from tidewire.journal import Journal
@@ -18,18 +18,20 @@ from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
 from tidewire.runtime.config import Config, Loaded
-from tidewire.runtime.pipe import EVERYTHING, Pipe, PipeConfig
+from tidewire.runtime.gaps import StoreLedger
+from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway
 from tidewire.store.cache import LatestCache
 from tidewire.store.config import StoreConfig
-from tidewire.store.protocol import Query, Store
+from tidewire.store.protocol import EVERYTHING, Query, Store
 from tidewire.watch.audit import audit
 
 STORES = "tidewire.stores"
 DRAIN_S = 20.0
 RETRY_S = 5.0
 RETRY_S_MAX = 300.0
+CHECKPOINT_S = 30.0
 
 _log = telemetry.log("runtime")
 
@@ -46,6 +48,7 @@ class Tidewire:
         self.instruments = InstrumentBook()
         self.registry = AppRegistry()
         self.cache = LatestCache()
+        self.cursors = Cursors()
         self.apps: list[App] = []
         self.failed: asyncio.Event = asyncio.Event()
         self.failure: BaseException | None = None
@@ -85,7 +88,10 @@ class Tidewire:
         await self.store.set_live({self.journal.uuid})
         await load_instruments(self.instruments, self.store)
         self.bus.subscribe("data.*.processed", self._remember, queue=4_096, full=Full.DROP_OLDEST, name="cache")
-        context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, self._down_since())
+        down_since_ns = self._down_since()
+        await asyncio.to_thread(self.cursors.load, self.journal)
+        self._spawn("cursors", self._keep_cursors())
+        context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, down_since_ns, self.cursors)
         self.apps = [app(source, context) for source, app in chosen]
         self.pipe = Pipe(self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config))
         self._spawn("pipe", self.pipe.run())
@@ -149,7 +155,17 @@ class Tidewire:
             await self.clock.sleep(self.rng.uniform(wait_s / 2, wait_s))
             wait_s = min(2 * wait_s, RETRY_S_MAX)
         await app.start()
+        if self.config.gaps.fill:
+            settle_s = seconds(self.config.gaps.settle, "gaps.settle")
+            filler = Filler(app, StoreLedger(self.store, self.pipe.stored), settle_s)
+            self._spawn(f"app {app.name} gaps", filler.run())
         _log.info("source started", source=app.name, collectors=[collector.name for collector in app.list()])
+
+    async def _keep_cursors(self) -> None:
+        """Write all cursors down once a segment, so that the next start finds them quickly."""
+        while True:
+            self.cursors.checkpoint(self.journal)
+            await self.clock.sleep(CHECKPOINT_S)
 
     def _spawn(self, name: str, work: Any) -> None:
         task = asyncio.create_task(work, name=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 import polars as pl
@@ -13,6 +13,9 @@ from tidewire.records.batch import Batch, Fate, Stream
 from tidewire.records.record import RecordType
 
 Order = Literal["asc", "desc"]
+
+EVERYTHING = datetime(2100, 1, 1, tzinfo=UTC)
+"""The snapshot of a read that must see all that is committed, the watermark's own moment included."""
 
 
 @dataclass(frozen=True)

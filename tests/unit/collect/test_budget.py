@@ -24,13 +24,15 @@ class Line:
         self.went: list[tuple[int, float]] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    def send(self, number: int, weight: int = 1, timeout_s: float = 1000.0) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._send(number, weight, timeout_s))
+    def send(
+        self, number: int, weight: int = 1, timeout_s: float = 1000.0, *, background: bool = False
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._send(number, weight, timeout_s, background))
         self.tasks.append(task)
         return task
 
-    async def _send(self, number: int, weight: int, timeout_s: float) -> None:
-        await self.budget.spend(weight, timeout_s)
+    async def _send(self, number: int, weight: int, timeout_s: float, background: bool) -> None:
+        await self.budget.spend(weight, timeout_s, background=background)
         self.went.append((number, self.clock.mono_ns() / SECOND))
 
 
@@ -60,6 +62,37 @@ async def test_weight_waits_for_the_next_minute_and_keeps_the_order() -> None:
     assert [number for number, _ in line.went] == [0, 1, 2]
     assert line.went[1][1] == pytest.approx(50.0)
     assert line.budget.used_weight == 35
+
+
+async def test_what_can_wait_waits_behind_everything_live() -> None:
+    line = Line(Limits(requests_per_second=1, burst=1))
+    for number, background in enumerate([False, True, True, False, False]):
+        line.send(number, background=background)
+    await line.clock.advance(5)
+    assert [number for number, _ in line.went] == [0, 3, 4, 1, 2]
+
+
+async def test_the_background_leaves_a_part_of_the_minute_alone() -> None:
+    line = Line(Limits(100, 100, weight_per_minute=100, background_share=0.5))
+    for number in range(4):
+        line.send(number, 20, background=True)
+    await line.clock.advance(1)
+    assert [number for number, _ in line.went] == [0, 1], "a third would use up more than half"
+    line.send(9, 60)
+    await line.clock.advance(1)
+    assert [number for number, _ in line.went] == [0, 1, 9], "what is live goes on"
+    await line.clock.advance(58)
+    assert [number for number, _ in line.went] == [0, 1, 9, 2, 3]
+
+
+async def test_a_background_request_heavier_than_its_share_goes_alone() -> None:
+    line = Line(Limits(100, 100, weight_per_minute=100, background_share=0.5))
+    line.send(0, 1)
+    line.send(1, 80, background=True)
+    await line.clock.advance(59)
+    assert [number for number, _ in line.went] == [0]
+    await line.clock.advance(1)
+    assert [number for number, _ in line.went] == [0, 1]
 
 
 async def test_the_host_knows_better() -> None:

@@ -120,10 +120,15 @@ async def test_errors_end_when_data_comes(tmp_path: Path) -> None:
 async def test_a_reply_is_accepted_before_keep_returns(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         collector = Collector("one", toy(here))
-        sequence = await collector.keep(reply(b"bytes"), cursor=b"next")
+        sequence = await collector.keep(reply(b"bytes"), cursor={"BTC": "next"})
         assert here.journal.accepted >= sequence
         (frame,) = here.frames()
-        assert (frame.sequence, frame.payload, frame.cursor, frame.kind) == (sequence, b"bytes", b"next", Kind.DATA)
+        assert (frame.sequence, frame.payload, frame.cursor, frame.kind) == (
+            sequence,
+            b"bytes",
+            b'{"BTC":"next"}',
+            Kind.DATA,
+        )
         assert (frame.origin.source, frame.origin.collector) == ("toy", "one")
         assert frame.origin.request == "GET https://x/y?a=1"
         assert frame.wall_ns == NS

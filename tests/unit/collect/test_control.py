@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tidewire.collect import control
-from tidewire.collect.control import Carried, Noted, Resumed
+from tidewire.collect.control import Carried, GapTold, Noted, Resumed
 from tidewire.journal import Frame, Kind, Origin
 from tidewire.records.ops import CAUSES, Gap
 
@@ -28,6 +28,16 @@ def test_a_break_becomes_a_gap_of_each_stream(cause: str) -> None:
     assert part.columns["event_time"] == [(NS - 10**9) // 1_000] * 2
     assert part.columns["until_time"] == [NS // 1_000] * 2
     assert part.ordinals == [0, 1]
+
+
+def test_a_newer_state_of_a_gap_is_a_row_of_it() -> None:
+    act = GapTold("A-B.X", "trade", "7", "sequence", "filling", 5, 9, None, 7, 8, 2, "asked")
+    (part,) = control.parse(frame(control.encode(act))).parsed
+    assert part.type is Gap.type
+    assert part.columns["public_at"] == [NS // 1_000]
+    assert {name: value for name, (value,) in part.columns.items() if name != "public_at"} == msgspec.structs.asdict(
+        act
+    )
 
 
 @pytest.mark.parametrize("act", [Noted("started", {"version": "1"}), Resumed(NS, "down", "down", ())])

@@ -198,3 +198,17 @@ def test_connections_are_bounded() -> None:
     watch = SkewWatch()
     verdicts([(n, 10_000, f"ws#{n}") for n in range(MAX_CONNECTIONS + 10)], [(0, MAX_CONNECTIONS + 10)], watch)
     assert len(watch._windows) == MAX_CONNECTIONS
+
+
+def test_rows_of_the_past_say_nothing_about_the_clock() -> None:
+    """Rows without a connection were asked for long after they happened."""
+    live = steady(50, 1_000)
+    rows, connections = table([(frame, DAY_US, "rest") for frame in range(1, 4)])
+    watch = SkewWatch()
+    assert watch.future("trade", rows, pl.Series([None] * 3, dtype=pl.String)) is None
+    assert watch.seconds == {}
+    mixed, names = table([*live, (60, -2 * DAY_US, "rest"), (61, 1_000, "ws#1")])
+    names = pl.Series([None if name == "rest" else name for name in names], dtype=pl.String)
+    assert watch.future("trade", mixed, names) is None
+    assert watch.seconds == {("binance", "trade"): 0.001}
+    assert len(connections) == 3

@@ -21,12 +21,12 @@ from tidewire.records.clock import SystemClock
 from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.record import types
-from tidewire.runtime.pipe import EVERYTHING, Pipe, PipeConfig
+from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.platform import load_instruments
 from tidewire.sources.binance import BinanceParser
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
-from tidewire.store.protocol import Query, Store, Written
+from tidewire.store.protocol import EVERYTHING, Query, Store, Written
 from unit.sources.binance.samples import KLINE, QUOTE, REST, START_NS, TRADE, WS, changed
 
 INFO = (

@@ -16,12 +16,11 @@ from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument, Trade
 from tidewire.records.record import types
 from tidewire.replay import Replay
-from tidewire.runtime.pipe import EVERYTHING
 from tidewire.runtime.platform import load_instruments
 from tidewire.sources.binance import BinanceParser
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
-from tidewire.store.protocol import Query
+from tidewire.store.protocol import EVERYTHING, Query
 from tidewire.watch.audit import audit
 from unit.runtime.kit import Run, Stepping, fill, messages, opened, tables, trade
 from unit.sources.binance.samples import WS

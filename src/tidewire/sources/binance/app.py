@@ -17,6 +17,7 @@ from tidewire.collect import (
     HttpClient,
     HttpConfig,
     Limits,
+    Missing,
     Reply,
     Section,
     SourceConfig,
@@ -24,12 +25,13 @@ from tidewire.collect import (
     WsConfig,
     read,
 )
-from tidewire.errors import ConfigError, InstrumentError, nearest
+from tidewire.errors import ConfigError, InstrumentError, TerminalError, nearest
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import wire
 from tidewire.sources.binance.collectors import COLLECTORS, BinanceCollector
 from tidewire.sources.binance.parse import VENUE, BinanceParser, names_of
+from tidewire.sources.binance.past import PAST
 
 REST_URL = "https://api.binance.com"
 STREAM_URL = "wss://stream.binance.com:9443"
@@ -127,11 +129,27 @@ class BinanceApp(App):
         }
         return {**super().status(), "feed": feed}
 
+    # -- gaps -------------------------------------------------------------------------------------------------
+
+    def fills(self, record_type: str) -> bool:
+        """Trades by id, bars by time; the best price of a moment that is over is nowhere to be had."""
+        return record_type in PAST
+
+    async def fill(self, missing: Missing) -> int:
+        """Ask for what is missing; the last frame kept."""
+        native = {instrument: native for native, instrument in self._names.items()}.get(missing.instrument)
+        if native is None:
+            raise TerminalError(f"Binance does not list {missing.instrument} any more")
+        return await PAST[missing.record_type](self, native, missing)
+
     # -- for the collectors -----------------------------------------------------------------------------------
 
-    async def ask(self, endpoint: str, params: Mapping[str, str] | None = None, *, weight: int) -> Reply:
-        """A REST call under the budget."""
-        return await self._http.get(f"{self._base}/api/v3/{endpoint}", params, weight=weight)
+    async def ask(
+        self, endpoint: str, params: Mapping[str, str] | None = None, *, weight: int, background: bool = False
+    ) -> Reply:
+        """A REST call under the budget; one that can wait in the background."""
+        url = f"{self._base}/api/v3/{endpoint}"
+        return await self._http.get(url, params, weight=weight, background=background)
 
     def learn(self, body: bytes) -> None:
         """Take in an instrument list."""

@@ -159,6 +159,34 @@ def _trades(messages: list[wire.TradeMessage], frames: Sequence[Frame], names: N
     return [Parsed(Trade.type, columns, frames)]
 
 
+def _past_trades(replies: list[list[wire.PastTrade]], frames: Sequence[Frame], names: Names) -> list[Parsed]:
+    """Trades asked for by id. What streams call ``t``, ``p``, ``q`` and ``T`` has other names here."""
+    parsed: list[Parsed] = []
+    for trades, frame in zip(replies, frames, strict=True):
+        if not trades:
+            continue
+        count = len(trades)
+        at = _micros([trade.time for trade in trades])
+        ids = pl.Series([trade.id for trade in trades], dtype=pl.Int64)
+        columns: dict[str, Any] = {
+            "instrument": _instrument([_asked(frame, "symbol")] * count, names),
+            "event_time": at.cast(Trade.type.schema["event_time"]),
+            "public_at": at.cast(Trade.type.schema["public_at"]),
+            "trade_id": ids.cast(pl.String),
+            "sequence": ids,
+            "price": [trade.price for trade in trades],
+            "size": [trade.qty for trade in trades],
+            "side": ["sell" if trade.is_buyer_maker else "buy" for trade in trades],
+        }
+        parsed.append(Parsed(Trade.type, columns, [frame] * count, list(range(count)), past=True))
+    return parsed
+
+
+def _asked(frame: Frame, name: str) -> str:
+    """A parameter of the request that a frame answers."""
+    return parse_qs(urlsplit(frame.origin.request[4:]).query).get(name, [""])[0]
+
+
 def _quotes(messages: list[wire.QuoteMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:
     data = [message.data for message in messages]
     received = [frame.wall_ns // 1_000 for frame in frames]
@@ -209,13 +237,12 @@ def _kline_history(replies: list[list[wire.KlineRow]], frames: Sequence[Frame], 
     for rows, frame in zip(replies, frames, strict=True):
         if not rows:
             continue
-        asked = parse_qs(urlsplit(frame.origin.request[4:]).query)
         by_column = list(zip(*rows, strict=True))
         count = len(rows)
         closes = [close + 1 for close in by_column[6]]
         columns: dict[str, Any] = {
-            "instrument": _instrument([asked.get("symbol", [""])[0]] * count, names),
-            "interval": asked.get("interval", [""])[0],
+            "instrument": _instrument([_asked(frame, "symbol")] * count, names),
+            "interval": _asked(frame, "interval"),
             "event_time": _micros(list(by_column[0])),
             "public_at": [*(close * 1_000 for close in closes[:-1]), frame.wall_ns // 1_000],
             "open_time": _micros(list(by_column[0])),
@@ -305,6 +332,8 @@ _FORMS: dict[str, _Form[Any]] = {
     "bookTicker": _Form(wire.QuoteMessage, _quotes),
     "kline": _Form(wire.KlineMessage, _klines),
     "ticker": _Form(wire.TickerMessage, _tickers),
+    "historicalTrades": _Form(list[wire.PastTrade], _past_trades),
+    "trades": _Form(list[wire.PastTrade], _past_trades),
     "klines": _Form(list[wire.KlineRow], _kline_history),
     "ticker/24hr": _Form(list[wire.Ticker24h] | wire.Ticker24h, _ticker_list),
 }

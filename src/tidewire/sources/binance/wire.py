@@ -140,6 +140,16 @@ class Ticker24h(Reply):
     ask_price: str
 
 
+class PastTrade(Reply):
+    """One entry of ``/api/v3/historicalTrades`` and ``/api/v3/trades``."""
+
+    id: Whole
+    price: str
+    qty: str
+    time: Whole
+    is_buyer_maker: bool
+
+
 class Filter(Reply):
     """A trading rule of a symbol; which fields it has depends on its type."""
 

@@ -1,0 +1,64 @@
+"""What Binance can be asked for again: trades by id, bars by time. A request a thousand rows, in the background."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tidewire.collect import Missing, Range
+from tidewire.records.market import INTERVALS
+from tidewire.sources.binance import wire
+
+if TYPE_CHECKING:
+    from tidewire.sources.binance.app import BinanceApp
+
+MOST_ROWS = 1_000
+TRADES_WEIGHT = 25
+KLINES_WEIGHT = 2
+
+_TRADES = msgspec.json.Decoder(list[wire.PastTrade])
+
+
+def spans(ranges: Sequence[Range], step: int, most: int) -> Iterator[Range]:
+    """Cover ascending ranges with as few requests as can be: each from something missing, ``most`` values long."""
+    pending = deque(ranges)
+    while pending:
+        begin = last = pending[0][0]
+        end = begin + most * step
+        while pending and pending[0][0] < end:
+            _, until = pending.popleft()
+            last = min(until, end - step)
+            if until >= end:
+                pending.appendleft((end, until))
+        yield begin, last
+
+
+async def _trades(app: BinanceApp, symbol: str, missing: Missing) -> int:
+    kept = 0
+    for first, last in spans(missing.ranges, 1, MOST_ROWS):
+        params = {"symbol": symbol, "fromId": str(first), "limit": str(last - first + 1)}
+        reply = await app.ask("historicalTrades", params, weight=TRADES_WEIGHT, background=True)
+        kept = await app.keep("trade", reply)
+        # Nothing from here on: the venue has no later trades, so it has none of the following spans.
+        if not _TRADES.decode(reply.body):
+            break
+    return kept
+
+
+async def _klines(app: BinanceApp, symbol: str, missing: Missing) -> int:
+    interval = missing.series or "1m"
+    step = INTERVALS[interval] * 1_000_000
+    kept = 0
+    # One bar more than is missing: the last of a reply may still be forming, and is taken for that.
+    for first, last in spans(missing.ranges, step, MOST_ROWS - 1):
+        params = {"symbol": symbol, "interval": interval, "startTime": str(first // 1_000)}
+        params |= {"endTime": str((last + step) // 1_000), "limit": str(MOST_ROWS)}
+        kept = await app.keep("kline", await app.ask("klines", params, weight=KLINES_WEIGHT, background=True))
+    return kept
+
+
+PAST: Mapping[str, Callable[[BinanceApp, str, Missing], Awaitable[int]]] = {"trade": _trades, "kline": _klines}
+"""How each type is asked for; the last frame kept comes back."""

@@ -1,0 +1,183 @@
+"""What was missed is asked for again: every gap the upstream has the rows of is filled, and the books still add up."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+
+from integration.conftest import FAULTS, SYMBOLS
+from integration.kit import (
+    Eager,
+    all_gaps,
+    api,
+    balanced,
+    binance,
+    every_trade_is_accounted_for,
+    idle,
+    loaded,
+    replayed,
+    running,
+    same_rows,
+    tables,
+    until,
+)
+from tidewire.journal import JournalReader, Kind
+from tidewire.records.market import INTERVALS
+from tidewire.runtime.config import GapsSection, Loaded
+from tidewire.runtime.platform import Tidewire
+from tidewire.sandbox.config import FailRest, Faults, SandboxConfig
+from tidewire.sandbox.server import Sandbox
+
+EVENTS, RATE = 12_000, 3_000.0
+HASTE = GapsSection(settle="50ms")
+KLINE = {"symbols": list(SYMBOLS), "intervals": ["1s", "1m"], "history": 5}
+
+
+@dataclass
+class Filled:
+    """What came of a market with faults whose holes were filled."""
+
+    configuration: Loaded
+    ledger: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    audit: dict[str, Any] = field(default_factory=dict[str, Any])
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict[str, pl.DataFrame])
+    sources: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+async def open_gaps(platform: Tidewire) -> int:
+    rows = [row for row in await gap_rows(platform) if row["state"] in ("open", "filling")]
+    return len(rows)
+
+
+async def gap_rows(platform: Tidewire) -> list[dict[str, Any]]:
+    async with api(platform) as client:
+        found: list[dict[str, Any]] = (await client.get("/v1/gaps", limit=10_000))["data"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """Drops, repeats, reorderings, disconnects and two restarts, and a REST side that refuses now and then."""
+    return asyncio.run(_filled(tmp_path_factory.mktemp("filled")))
+
+
+async def _filled(directory: Path) -> Filled:
+    faults = msgspec.structs.replace(FAULTS, fail_rest=FailRest(status=503, times=3))
+    config = SandboxConfig(
+        symbols=tuple(SYMBOLS), rate=RATE, events=EVENTS, start_on=frozenset({"@trade"}), history_hours=1, faults=faults
+    )
+    sandbox = Sandbox(config)
+    await sandbox.start()
+    try:
+        configuration = loaded(directory, [binance(sandbox.url, list(SYMBOLS), kline=KLINE)], gaps=HASTE)
+        run = Filled(configuration)
+        for part in (1, 2):
+            async with running(configuration, Eager()):
+                await until(lambda part=part: sandbox.status()["events"] >= part * EVENTS // 3, "a third of the market")
+        async with running(configuration, Eager()) as platform, api(platform) as client:
+            await until(lambda: sandbox.status()["events"] >= EVENTS * 9 // 10, "most of the market")
+            sandbox.faults = Faults()
+            await sandbox.finished()
+            await idle(platform)
+            await until(lambda: _none_open(platform), "no gap is open any more", 60, 0.2)
+            await idle(platform)
+            run.audit = (await client.get("/v1/audit"))["data"]
+            run.sources = (await client.get("/v1/sources"))["data"]
+        run.ledger = sandbox.ledger()
+        run.tables = tables(configuration.data_dir)
+        return run
+    finally:
+        await sandbox.stop()
+
+
+async def _none_open(platform: Tidewire) -> bool:
+    return await open_gaps(platform) == 0
+
+
+def test_no_trade_is_missing(filled: Filled) -> None:
+    assert every_trade_is_accounted_for(filled.tables, filled.ledger, SYMBOLS) == 0
+    dropped = sum(entry["dropped"] for name, entry in filled.ledger.items() if name.endswith("@trade"))
+    assert dropped >= 10, "there was something to fill"
+    for rows in filled.tables["trade_v1"].partition_by("instrument"):
+        assert rows["sequence"].sort().diff().drop_nulls().eq(1).all(), "the sequence is contiguous"
+
+
+def test_no_bar_is_missing(filled: Filled) -> None:
+    bars = filled.tables["kline_v1"]
+    for (instrument, interval), rows in bars.partition_by("instrument", "interval", as_dict=True).items():
+        steps = rows["open_time"].sort().diff().drop_nulls().dt.total_seconds()
+        assert steps.eq(INTERVALS[interval]).all(), f"{instrument} {interval}"
+    assert filled.tables["kline_v1_revisions"].is_empty()
+
+
+def test_each_gap_went_through_its_states_in_order(filled: Filled) -> None:
+    gaps = all_gaps(filled.tables).filter(pl.col("record_type").is_in(["trade", "kline"])).sort("frame", "ordinal")
+    lives = gaps.group_by("record_type", "instrument", "gap_id", maintain_order=True).agg("state", "missing")
+    assert lives.height >= 20
+    asked = 0
+    for states in lives["state"].to_list():
+        assert states[0] == "open"
+        assert states[-1] == "filled"
+        assert set(states[1:-1]) <= {"filling"}
+        asked += "filling" in states
+    assert asked >= 10, "some were asked for; others closed by messages that came late"
+    assert lives["missing"].list.last().eq(0).all()
+    quotes = all_gaps(filled.tables).filter(record_type="quote")
+    assert set(quotes["state"]) == {"unfillable"}, "nobody has the best prices of a moment that is over"
+
+
+def test_what_was_asked_for_is_in_the_journal_like_everything_else(filled: Filled) -> None:
+    frames = list(JournalReader(filled.configuration.data_dir / "journal").scan())
+    asked = [frame for frame in frames if "historicalTrades" in frame.origin.request]
+    told = [frame for frame in frames if frame.kind is Kind.CONTROL and frame.origin.collector == "gaps"]
+    assert asked
+    assert told
+    rows = filled.tables["trade_v1"]
+    assert rows.filter(pl.col("frame").is_in([frame.sequence for frame in asked])).height > 0
+
+
+def test_the_books_add_up_and_the_clock_of_the_source_is_not_the_past_s(filled: Filled) -> None:
+    balanced(filled.audit)
+    assert filled.tables["quarantined_v1"].is_empty()
+    (source,) = filled.sources
+    assert abs(source["clock_skew_seconds"]["trade"]) < 5
+
+
+async def test_a_replay_gives_the_same(filled: Filled, tmp_path: Path) -> None:
+    again = await replayed(filled.configuration.data_dir, tmp_path / "again", filled.configuration)
+    same_rows(filled.tables, again, "filled and replayed")
+
+
+async def test_gaps_of_an_earlier_run_are_filled_by_the_next(tmp_path: Path) -> None:
+    sandbox = Sandbox(SandboxConfig(symbols=("BTCUSDT",), rate=2_000.0, history_hours=1))
+    await sandbox.start()
+    sandbox.faults = Faults(drop=0.05, only=("@trade",))
+    try:
+        sources = [binance(sandbox.url, ["BTCUSDT"])]
+        off = loaded(tmp_path, sources, gaps=GapsSection(fill=False))
+        async with running(off, Eager()) as platform:
+            await until(lambda: platform.journal.head > 800, "frames")
+            await until(lambda: _some_open(platform), "gaps")
+        sandbox.faults = Faults()
+        async with running(loaded(tmp_path, sources, gaps=HASTE), Eager()) as platform:
+            await until(lambda: platform.journal.head > 1_200, "frames")
+            await until(lambda: _none_open(platform), "no gap is open any more", poll_s=0.2)
+            states = {row["state"] for row in await gap_rows(platform) if row["record_type"] == "trade"}
+            await platform.apps[0].stop()
+            await idle(platform)
+    finally:
+        await sandbox.stop()
+    assert states == {"filled"}
+    assert (
+        every_trade_is_accounted_for(tables(tmp_path / "data"), sandbox.ledger(), {"BTCUSDT": "BTC-USDT.BINANCE"}) == 0
+    )
+
+
+async def _some_open(platform: Tidewire) -> bool:
+    return await open_gaps(platform) > 5
