@@ -27,12 +27,14 @@ from integration.kit import (
     tables,
     until,
 )
+from tidewire.collect import silence
 from tidewire.journal import JournalReader, Kind
 from tidewire.records.market import INTERVALS
 from tidewire.runtime.config import GapsSection, Loaded
 from tidewire.runtime.platform import Tidewire
 from tidewire.sandbox.config import FailRest, Faults, SandboxConfig
 from tidewire.sandbox.server import Sandbox
+from tidewire.sources.binance import collectors
 
 EVENTS, RATE = 12_000, 3_000.0
 HASTE = GapsSection(settle="50ms")
@@ -181,3 +183,48 @@ async def test_gaps_of_an_earlier_run_are_filled_by_the_next(tmp_path: Path) -> 
 
 async def _some_open(platform: Tidewire) -> bool:
     return await open_gaps(platform) > 5
+
+
+@pytest.fixture
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams are looked at all the time, and may be silent for half a second."""
+    monkeypatch.setattr(silence, "LOOK_S", 0.1)
+    monkeypatch.setattr(silence, "SETTLE_S", 0.1)
+    monkeypatch.setattr(collectors, "SILENCE_S_MIN", 0.1)
+    monkeypatch.setattr(collectors, "BAR_SILENCE_S", 1.5)
+
+
+@pytest.mark.usefixtures("attentive")
+async def test_one_stream_that_stops_among_others_is_noticed(tmp_path: Path) -> None:
+    """The venue takes the subscription and sends nothing of it, for ever and without an error."""
+    sandbox = Sandbox(SandboxConfig(symbols=("BTCUSDT", "ETHUSDT"), rate=1_000.0, history_hours=1))
+    await sandbox.start()
+    names = ["BTCUSDT", "ETHUSDT"]
+    sections = {kind: {"symbols": names, "silence": "0.5s"} for kind in ("trade", "quote")}
+    kline = {"symbols": names, "intervals": ["1s"], "history": 0}
+    try:
+        configuration = loaded(tmp_path, [binance(sandbox.url, names, (), kline=kline, **sections)], gaps=HASTE)
+        async with running(configuration, Eager()) as platform, api(platform) as client:
+            await until(lambda: platform.journal.head > 300, "frames")
+            sandbox.faults = Faults(drop=1.0, only=("btcusdt@bookTicker", "ethusdt@trade", "btcusdt@kline_1s"))
+            await until(lambda: len(platform.apps[0].silent) == 3, "three silent streams")
+            (source,) = (await client.get("/v1/sources"))["data"]
+            sandbox.faults = Faults()
+            await until(lambda: platform.apps[0].silent == (), "all are back")
+            await until(lambda: _none_open(platform), "no gap is open any more", poll_s=0.2)
+            await platform.apps[0].stop()
+            await idle(platform)
+            balanced((await client.get("/v1/audit"))["data"])
+    finally:
+        await sandbox.stop()
+    assert source["health"] == "degraded"
+    assert "quote BTC-USDT.BINANCE: silent, although the source has more" in source["problems"]
+    found = tables(configuration.data_dir)
+    gaps = all_gaps(found)
+    silent = gaps.filter(cause="silence", record_type="quote").filter(pl.col("detail").is_not_null())
+    assert set(silent["instrument"]) == {"BTC-USDT.BINANCE"}, "the other stream's quotes came all the time"
+    assert every_trade_is_accounted_for(found, sandbox.ledger(), {name: SYMBOLS[name] for name in names}) == 0
+    by_calendar = gaps.filter(cause="grid", instrument="BTC-USDT.BINANCE").filter(pl.col("detail").is_not_null())
+    assert by_calendar.filter(state="open").height >= 1
+    for rows in found["kline_v1"].partition_by("instrument"):
+        assert rows["open_time"].sort().diff().drop_nulls().dt.total_seconds().eq(1).all(), "every bar came in the end"

@@ -17,6 +17,7 @@ from tidewire.collect.parser import Outcome, Parsed, Parser, unreadable
 from tidewire.collect.pump import Pump, PumpConfig
 from tidewire.collect.registry import AppRegistry, Found
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration
+from tidewire.collect.silence import Expected, StreamWatch
 from tidewire.collect.timer import Overlap, Timer, TimerStatus
 from tidewire.collect.ws import WsClient, WsConfig, WsState
 from tidewire.journal import Frame
@@ -34,6 +35,7 @@ __all__ = [
     "Cron",
     "Cursors",
     "Every",
+    "Expected",
     "Feed",
     "Filler",
     "Found",
@@ -58,6 +60,7 @@ __all__ = [
     "Section",
     "SourceConfig",
     "SourceInfo",
+    "StreamWatch",
     "Timer",
     "TimerStatus",
     "Window",

@@ -7,7 +7,7 @@ the plugin directory; it needs nothing else of Tidewire than `tidewire.collect` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from tidewire.collect.cursors import Cursors
 from tidewire.collect.fill import Missing
 from tidewire.collect.http import Reply
 from tidewire.collect.parser import Parser
+from tidewire.collect.silence import Expected
 from tidewire.errors import BusClosed, InputError, NotFound, TerminalError, nearest
 from tidewire.journal import Journal, Origin
 from tidewire.records.clock import Clock, Rng, UpstreamClock
@@ -168,6 +169,23 @@ class App(ABC):
         """
         raise TerminalError(f"{self.name} has no past to ask for")
 
+    # -- streams ----------------------------------------------------------------------------------------------
+
+    silent: tuple[str, ...] = ()
+    """Streams that stopped although the source has more; set by whoever watches them."""
+
+    def expects(self) -> Sequence[Expected]:
+        """The streams that should bring something all the time, and how long each may be silent."""
+        return ()
+
+    async def probe(self, expected: Expected, last: Mapping[str, Any] | None) -> bool:
+        """Whether the source has more of a stream than ``last``, the row it brought last; asked in the background."""
+        return False
+
+    def reconnect(self, reason: str) -> None:
+        """Make the connections of the streams anew."""
+        _log.info("this source has no connections to make anew", source=self.name, reason=reason)
+
     # -- the way of bytes -------------------------------------------------------------------------------------
 
     async def keep(self, collector: str, reply: Reply, cursor: Mapping[str, str] | None = None) -> int:
@@ -210,6 +228,7 @@ class App(ABC):
         problems = tuple(f"{status.name}: {status.last_error}" for status in statuses if status.last_error)
         if problems and len(problems) == len(statuses):
             return Health("down", problems)
+        problems += tuple(f"{stream}: silent, although the source has more" for stream in self.silent)
         if problems:
             return Health("degraded", problems)
         waiting = all(status.last_data_ns is None for status in statuses)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tidewire import telemetry
+from tidewire.collect import control
 from tidewire.collect.http import Reply
 from tidewire.collect.schedule import Schedule
 from tidewire.collect.timer import Timer, TimerStatus
 from tidewire.errors import InputError, NotFound, TidewireError, nearest
+from tidewire.journal import Kind, Origin
+from tidewire.records.clock import utc
 
 if TYPE_CHECKING:
     from tidewire.collect.app import App
@@ -46,6 +49,7 @@ class Collector:
         self._running = False
         self._errors = 0
         self._last_error = ""
+        self._whole_ns = 0
         self.last_data_ns: int | None = None
 
     async def initialize(self) -> None:
@@ -141,6 +145,29 @@ class Collector:
     def cursor(self, name: str) -> str | None:
         """Where the last accepted reply said to go on; ``None`` when none did."""
         return self.app.context.cursors.get(self.app.name, self.name, name)
+
+    def short(self, kind: str, instruments: Sequence[str], reply: Reply, said: str) -> None:
+        """Write down that a reply has less than the source's own total, or than was asked for.
+
+        Each of ``instruments`` has a gap of record type ``kind`` from the last reply that was whole until this one;
+        ``said`` is for people: ``"4,999 of 5,500 rows came"``.
+        """
+        since_ns = self._whole_ns or reply.received_ns
+        for instrument in instruments:
+            told = control.GapTold(
+                instrument=instrument,
+                record_type=kind,
+                gap_id=f"{utc(since_ns):%Y%m%dT%H%M%S.%fZ}",
+                cause="total",
+                state="unfillable",
+                event_time=since_ns // 1_000,
+                until_time=max(since_ns, reply.received_ns) // 1_000,
+                detail=said,
+            )
+            origin = Origin(self.app.name, self.name, "")
+            self.app.context.journal.append(origin, control.encode(told), kind=Kind.CONTROL)
+        if not instruments:
+            self._whole_ns = reply.received_ns
 
     def heard(self, wall_ns: int) -> None:
         """Note that data came; what was wrong before is over."""

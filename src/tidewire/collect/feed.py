@@ -69,6 +69,10 @@ class Feed:
         if self._resume is not None:
             self._resume.cancel()
 
+    def reconnect(self, reason: str) -> None:
+        """Make the connection anew; what is missed meanwhile becomes a gap as after any break."""
+        self.client.reconnect(reason)
+
     @property
     def connected(self) -> bool:
         """Whether a connection is up."""

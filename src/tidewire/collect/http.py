@@ -441,3 +441,11 @@ def safe_text(text: str) -> str:
 def told(error: Exception) -> str:
     """What an error of a network library says, fit for logs and messages."""
     return safe_text(f"{type(error).__name__}: {error}")
+
+
+def websocket_url(url: str) -> URL:
+    """A WebSocket's URL; `InputError` for anything else."""
+    found = URL(url)
+    if found.scheme not in ("ws", "wss") or not found.host:
+        raise InputError(f"{safe_text(url)!r} is not usable: write ws:// or wss:// and a host.")
+    return found

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
-from yarl import URL
 
 from tidewire import telemetry
-from tidewire.collect.http import env_proxy, safe_text, told
+from tidewire.collect.http import env_proxy, told, websocket_url
 from tidewire.collect.timer import within
 from tidewire.errors import InputError, TransientError
 from tidewire.records.clock import Clock, Rng, UpstreamClock
@@ -106,7 +105,7 @@ class WsClient:
         rng: Rng,
         config: WsConfig | None = None,
     ) -> None:
-        self._url = _checked(url)
+        self._url = websocket_url(url)
         self._on_frame = on_frame
         self._on_state = on_state
         self._clock = clock
@@ -176,6 +175,11 @@ class WsClient:
         if self._link is None:
             raise TransientError(f"{self._name}: not connected; send again once on_state says connected.")
         self._link.queue(text)
+
+    def reconnect(self, reason: str) -> None:
+        """Give up the connection, if there is one, and make another; ``reason`` is told."""
+        if self._link is not None:
+            self._link.end("silence", reason, WSCloseCode.GOING_AWAY)
 
     def pause(self) -> None:
         """Read no more, on this connection and the next ones: the upstream feels it as TCP back-pressure.
@@ -491,10 +495,3 @@ def _why(transport: WSTransport) -> tuple[str, str]:
 def _code(code: object) -> int:
     """The number of a close code, which picows holds in an enum of integers."""
     return int(cast("int", code))
-
-
-def _checked(url: str) -> URL:
-    found = URL(url)
-    if found.scheme not in ("ws", "wss") or not found.host:
-        raise InputError(f"{safe_text(url)!r} is not usable: write ws:// or wss:// and a host.")
-    return found

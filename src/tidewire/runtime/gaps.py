@@ -1,9 +1,10 @@
-"""What the store knows of gaps: for the processor that begins again, and for those who fill them."""
+"""What is known of gaps and streams: for the processor that begins again, and for those who watch and fill them."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from tidewire.process.series import Hole, hole_of, step_of, stretches
 from tidewire.records.clock import utc
 from tidewire.records.ops import Gap
 from tidewire.records.record import RecordType, types
+from tidewire.store.cache import LatestCache
 from tidewire.store.protocol import EVERYTHING, Query, Store
 
 HOLES_LOOKED_INTO = 200
@@ -114,3 +116,9 @@ def _row(gap: OpenGap) -> dict[str, object]:
         "ordinal": 0,
         "ingested_at": 0,
     }
+
+
+def last_rows(cache: LatestCache, kind: str) -> dict[tuple[str, str | None], dict[str, Any]]:
+    """The last row of each stream of a type by instrument and interval, times as UTC microseconds."""
+    rows = cache.get(types()[kind]).with_columns(pl.col(pl.Datetime).to_physical())
+    return {(row["instrument"], row.get("interval")): row for row in rows.iter_rows(named=True)}

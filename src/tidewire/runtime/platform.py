@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from tidewire import telemetry
 from tidewire.bus import Full, MemoryBus
-from tidewire.collect import App, AppRegistry, Context, Cursors, Filler, Parser, SourceConfig
+from tidewire.collect import App, AppRegistry, Context, Cursors, Filler, Parser, SourceConfig, StreamWatch
 from tidewire.collect.config import seconds
 from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
 from tidewire.journal import Journal
@@ -18,7 +19,7 @@ from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
 from tidewire.runtime.config import Config, Loaded
-from tidewire.runtime.gaps import StoreLedger
+from tidewire.runtime.gaps import StoreLedger, last_rows
 from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway
@@ -159,6 +160,8 @@ class Tidewire:
             settle_s = seconds(self.config.gaps.settle, "gaps.settle")
             filler = Filler(app, StoreLedger(self.store, self.pipe.stored), settle_s)
             self._spawn(f"app {app.name} gaps", filler.run())
+        watch = StreamWatch(app, functools.partial(last_rows, self.cache))
+        self._spawn(f"app {app.name} streams", watch.run())
         _log.info("source started", source=app.name, collectors=[collector.name for collector in app.list()])
 
     async def _keep_cursors(self) -> None:

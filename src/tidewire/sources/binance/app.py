@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ from tidewire.collect import (
     App,
     Budgets,
     Context,
+    Expected,
     Feed,
     Health,
     HttpClient,
@@ -31,7 +32,7 @@ from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import wire
 from tidewire.sources.binance.collectors import COLLECTORS, BinanceCollector
 from tidewire.sources.binance.parse import VENUE, BinanceParser, names_of
-from tidewire.sources.binance.past import PAST
+from tidewire.sources.binance.past import PAST, has_more
 
 REST_URL = "https://api.binance.com"
 STREAM_URL = "wss://stream.binance.com:9443"
@@ -137,10 +138,22 @@ class BinanceApp(App):
 
     async def fill(self, missing: Missing) -> int:
         """Ask for what is missing; the last frame kept."""
-        native = {instrument: native for native, instrument in self._names.items()}.get(missing.instrument)
-        if native is None:
-            raise TerminalError(f"Binance does not list {missing.instrument} any more")
-        return await PAST[missing.record_type](self, native, missing)
+        return await PAST[missing.record_type](self, self._native_of(missing.instrument), missing)
+
+    # -- streams ----------------------------------------------------------------------------------------------
+
+    def expects(self) -> Sequence[Expected]:
+        """Every stream of the feed."""
+        return [expected for collector in self._mine() for expected in collector.expects()]
+
+    async def probe(self, expected: Expected, last: Mapping[str, Any] | None) -> bool:
+        """Whether Binance has more of a stream than it brought."""
+        return await has_more(self, self._native_of(expected.instrument), expected, last)
+
+    def reconnect(self, reason: str) -> None:
+        """A new connection subscribes to everything anew."""
+        if self._feed is not None:
+            self._feed.reconnect(reason)
 
     # -- for the collectors -----------------------------------------------------------------------------------
 
@@ -175,6 +188,12 @@ class BinanceApp(App):
     def instrument(self, native: str) -> str:
         """Canonical id of Binance's spelling."""
         return self._names[native]
+
+    def _native_of(self, instrument: str) -> str:
+        for native, known in self._names.items():
+            if known == instrument:
+                return native
+        raise TerminalError(f"Binance does not list {instrument} any more")
 
     def _mine(self) -> list[BinanceCollector]:
         return [collector for collector in self.list() if isinstance(collector, BinanceCollector)]

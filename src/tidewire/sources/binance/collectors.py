@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from tidewire.collect import Carried, Collector, Cron, Every, Section, seconds
+from tidewire.collect import Carried, Collector, Cron, Every, Expected, Section, seconds
 from tidewire.errors import ConfigError, nearest
 from tidewire.records.market import INTERVALS
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ALL_TICKERS_WEIGHT = 80
 KLINES_WEIGHT = 2
 EXCHANGE_INFO_WEIGHT = 20
+SILENCE = "5m"
+SILENCE_S_MIN = 10.0
+BAR_SILENCE_S = 60.0
 
 
 class BinanceCollector(Collector):
@@ -37,6 +40,10 @@ class BinanceCollector(Collector):
 
     def carried(self) -> Sequence[Carried]:
         """Streams whose breaks only the connection can show."""
+        return ()
+
+    def expects(self) -> Sequence[Expected]:
+        """Streams that should bring something all the time."""
         return ()
 
     def symbols(self) -> Sequence[str]:
@@ -79,10 +86,14 @@ class TradeCollector(BinanceCollector):
     """Trades, as they happen."""
 
     class Config(Section, frozen=True):
-        """``symbols`` in any spelling."""
+        """``symbols`` in any spelling; a stream silent for longer than ``silence`` is looked into."""
 
         symbols: list[str]
         enabled: bool = True
+        silence: str = SILENCE
+
+        def __post_init__(self) -> None:
+            _checked_silence(self.silence)
 
     kind = "trade"
 
@@ -93,15 +104,24 @@ class TradeCollector(BinanceCollector):
     def streams(self) -> Sequence[str]:
         return [f"{symbol.lower()}@trade" for symbol in self.native()]
 
+    def expects(self) -> Sequence[Expected]:
+        assert isinstance(self.config, TradeCollector.Config)
+        silence_s = _checked_silence(self.config.silence)
+        return [Expected("trade", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
+
 
 class QuoteCollector(BinanceCollector):
     """Best bid and ask, at every change."""
 
     class Config(Section, frozen=True):
-        """``symbols`` in any spelling."""
+        """``symbols`` in any spelling; a stream silent for longer than ``silence`` is looked into."""
 
         symbols: list[str]
         enabled: bool = True
+        silence: str = SILENCE
+
+        def __post_init__(self) -> None:
+            _checked_silence(self.silence)
 
     kind = "quote"
 
@@ -114,6 +134,11 @@ class QuoteCollector(BinanceCollector):
 
     def carried(self) -> Sequence[Carried]:
         return [Carried("quote", self.binance.instrument(symbol)) for symbol in self.native()]
+
+    def expects(self) -> Sequence[Expected]:
+        assert isinstance(self.config, QuoteCollector.Config)
+        silence_s = _checked_silence(self.config.silence)
+        return [Expected("quote", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
 
 
 class KlineCollector(BinanceCollector):
@@ -146,6 +171,15 @@ class KlineCollector(BinanceCollector):
     def streams(self) -> Sequence[str]:
         assert isinstance(self.config, KlineCollector.Config)
         return [f"{symbol.lower()}@kline_{each}" for symbol in self.native() for each in self.config.intervals]
+
+    def expects(self) -> Sequence[Expected]:
+        assert isinstance(self.config, KlineCollector.Config)
+        # A bar is pushed every two seconds while it forms, whatever its length.
+        return [
+            Expected("kline", self.binance.instrument(symbol), each, BAR_SILENCE_S)
+            for symbol in self.native()
+            for each in self.config.intervals
+        ]
 
     async def start(self) -> None:
         """Load history beside the live feed; the overlap is deduplicated."""
@@ -204,7 +238,28 @@ class TickerCollector(BinanceCollector):
         params = {"symbols": msgspec.json.encode(native).decode()} if native else {}
         count = len(native)
         weight = 2 if 0 < count <= 20 else 40 if 0 < count <= 100 else ALL_TICKERS_WEIGHT
-        await self.keep(await self.binance.ask("ticker/24hr", params, weight=weight))
+        reply = await self.binance.ask("ticker/24hr", params, weight=weight)
+        await self.keep(reply)
+        came = {row.symbol for row in _NAMED.decode(reply.body)}
+        missing = [self.binance.instrument(symbol) for symbol in native if symbol not in came]
+        self.short("ticker", missing, reply, f"{len(came):,} of {count:,} symbols came")
+
+
+class _Named(msgspec.Struct):
+    """Any reply that lists symbols."""
+
+    symbol: str
+
+
+_NAMED = msgspec.json.Decoder(list[_Named])
+
+
+def _checked_silence(text: str) -> float:
+    """How long a stream may be silent, in seconds; a shorter time would only ask the venue all the time."""
+    found = seconds(text, "silence")
+    if found < SILENCE_S_MIN:
+        raise ConfigError(f"silence {text!r}: write {SILENCE_S_MIN:g}s or more.")
+    return found
 
 
 COLLECTORS: dict[str, type[BinanceCollector]] = {

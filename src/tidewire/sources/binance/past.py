@@ -1,14 +1,15 @@
-"""What Binance can be asked for again: trades by id, bars by time. A request a thousand rows, in the background."""
+"""What Binance is asked beside its streams, in the background: past trades by id, past bars by time, what is now."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidewire.collect import Missing, Range
+from tidewire.collect import Expected, Missing, Range
 from tidewire.records.market import INTERVALS
 from tidewire.sources.binance import wire
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 1_000
 TRADES_WEIGHT = 25
 KLINES_WEIGHT = 2
+TICKER_WEIGHT = 2
 
+_NOW = msgspec.json.Decoder(wire.Now)
 _TRADES = msgspec.json.Decoder(list[wire.PastTrade])
 
 
@@ -58,6 +61,21 @@ async def _klines(app: BinanceApp, symbol: str, missing: Missing) -> int:
         params |= {"endTime": str((last + step) // 1_000), "limit": str(MOST_ROWS)}
         kept = await app.keep("kline", await app.ask("klines", params, weight=KLINES_WEIGHT, background=True))
     return kept
+
+
+async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mapping[str, Any] | None) -> bool:
+    """Whether Binance has more of a stream than its last row: a later trade, another best price."""
+    if last is None:
+        return True
+    reply = await app.ask("ticker/24hr", {"symbol": symbol}, weight=TICKER_WEIGHT, background=True)
+    await app.keep("ticker", reply)
+    now = _NOW.decode(reply.body)
+    if expected.type == "trade":
+        return last["sequence"] is not None and now.last_id > last["sequence"]
+    shown = (now.bid_price, now.bid_qty, now.ask_price, now.ask_qty)
+    return tuple(map(Decimal, shown)) != tuple(
+        last[name] or Decimal(0) for name in ("bid_price", "bid_size", "ask_price", "ask_size")
+    )
 
 
 PAST: Mapping[str, Callable[[BinanceApp, str, Missing], Awaitable[int]]] = {"trade": _trades, "kline": _klines}

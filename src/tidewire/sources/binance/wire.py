@@ -140,6 +140,16 @@ class Ticker24h(Reply):
     ask_price: str
 
 
+class Now(Reply):
+    """What a ticker of ``/api/v3/ticker/24hr`` says of the streams: the last trade, the best bid and ask."""
+
+    last_id: Whole
+    bid_price: str
+    bid_qty: str
+    ask_price: str
+    ask_qty: str
+
+
 class PastTrade(Reply):
     """One entry of ``/api/v3/historicalTrades`` and ``/api/v3/trades``."""
 

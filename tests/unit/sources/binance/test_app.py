@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tidewire.collect import SourceConfig
+from tidewire.collect import Reply, SourceConfig
 from tidewire.collect.config import read
+from tidewire.collect.control import GapTold
 from tidewire.errors import ConfigError, SourceError
 from tidewire.journal import Kind
 from tidewire.sandbox.config import FailRest, Faults, SandboxConfig
 from tidewire.sandbox.server import Sandbox
 from tidewire.sources.binance import BinanceApp
+from tidewire.sources.binance.collectors import TickerCollector
 from unit.collect.kit import Place, place, until
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -180,3 +183,27 @@ def test_addresses(url: str) -> None:
     with pytest.raises(ConfigError, match=r"api\.base_url: .*is not a URL"):
         BinanceApp.check(config(url))
     BinanceApp.check(config(""))
+
+
+async def test_a_ticker_that_was_asked_for_and_did_not_come_is_a_gap(tmp_path: Path) -> None:
+    async with running(tmp_path, start=False, ticker={"symbols": SYMBOLS}) as (here, app, _):
+        await app.initialize()
+        collector = app.get("ticker")
+        assert isinstance(collector, TickerCollector)
+        await collector.fetch()
+        real = app.ask
+
+        async def one_short(endpoint: str, params: Any = None, **more: Any) -> Reply:
+            reply = await real(endpoint, params, **more)
+            return replace(reply, body=msgspec.json.encode(msgspec.json.decode(reply.body)[:1]))
+
+        app.ask = one_short  # type: ignore[method-assign]
+        await collector.fetch()
+        await here.journal.drain()
+        told = [msgspec.json.decode(f.payload, type=GapTold) for f in here.frames() if f.kind is Kind.CONTROL]
+        replies = [frame for frame in here.frames() if "ticker/24hr" in frame.origin.request]
+    (gap,) = told
+    assert (gap.instrument, gap.record_type, gap.cause) == ("ETH-USDT.BINANCE", "ticker", "total")
+    assert gap.detail == "1 of 2 symbols came"
+    whole, short = (frame.wall_ns // 1_000 for frame in replies)
+    assert (gap.event_time, gap.until_time) == (whole, short)
