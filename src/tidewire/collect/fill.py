@@ -59,6 +59,11 @@ class OpenGap:
         """What it is a gap of: record type, instrument, interval."""
         return self.told.record_type, self.told.instrument, self.told.series
 
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What tells it from all other gaps of its source."""
+        return self.told.record_type, self.told.instrument, self.told.gap_id
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -193,8 +198,8 @@ class Filler:
         after = await self._missing([gap for gap, _ in before])
         left = [(gap, ranges) for gap, ranges in after if ranges]
         # The processor says so itself, unless a restart made it forget the hole.
-        unsaid = {gap.told.gap_id for gap in await self._ledger.open_gaps(self._app.name)}
-        filled = [gap for gap, ranges in after if not ranges and gap.told.gap_id in unsaid]
+        unsaid = {gap.name for gap in await self._ledger.open_gaps(self._app.name)}
+        filled = [gap for gap, ranges in after if not ranges and gap.name in unsaid]
         await self._tell([(gap, "filled", 0, "all that was missing is stored") for gap in filled])
         if not left:
             self._tries.pop(gaps[0].series, None)

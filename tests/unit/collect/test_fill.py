@@ -131,6 +131,27 @@ async def test_what_is_missing_is_asked_for_at_once_and_found_filled(tmp_path: P
     assert FILLING in here.subjects()
 
 
+async def test_gaps_of_two_instruments_may_have_one_id(tmp_path: Path) -> None:
+    """What the processor has said already is not said again because another instrument's gap is open."""
+    done = gap(10, 10)
+    ledger = Ledger({"10": done, "other": gap(10, 10, instrument="ETH-USDT.X")})
+
+    class Said(Ledger):
+        async def stored(self, sequence: int) -> None:
+            await super().stored(sequence)
+            if 10 in self.have:
+                self.gaps.pop("10", None)  # the processor saw it close
+
+    ledger.__class__ = Said
+    refusal = TransientError("busy")
+    async with filling(tmp_path, ledger, [[10], refusal]) as (here, app, clock):
+        await clock.advance(1.0)
+        await until(lambda: len(app.asked) == 1, "asked")
+        await here.journal.drain()
+        told_of = [act.instrument for act in await told(here, 1) if act.state == "filled"]
+        assert told_of.count("BTC-USDT.X") == 0
+
+
 async def test_nothing_is_asked_when_all_came_by_itself(tmp_path: Path) -> None:
     ledger = Ledger({"10": gap(10, 12)}, have={10, 11, 12})
     async with filling(tmp_path, ledger, []) as (here, app, clock):
