@@ -10,7 +10,7 @@ import typer
 
 from tidewire import __version__, telemetry
 from tidewire.errors import InputError, TidewireError
-from tidewire.runtime import journal_commands
+from tidewire.runtime import gap_commands, journal_commands
 from tidewire.runtime.console import (
     FOUND_SOMETHING,
     ConfigArg,
@@ -34,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(gap_commands.app, name="gaps")
 app.add_typer(journal_commands.app, name="journal")
 
 
