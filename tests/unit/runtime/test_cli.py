@@ -234,3 +234,22 @@ def test_a_sandbox_that_cannot_be(arguments: list[str], part: str, capsys: pytes
     done = in_process(capsys, "sandbox", *arguments)
     assert done.code == 2
     assert part in done.err
+
+
+def test_gaps(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = in_process(capsys, "gaps", "ls", "--data", made / "data", "--json")
+    assert done.code == 0
+    listed = done.json()
+    counted = {(line["record_type"], line["state"]): line["gaps"] for line in listed["summary"]}
+    assert counted["trade", "open"] > 0
+    assert counted["quote", "unfillable"] > 0
+    assert len(listed["gaps"]) == 20
+    newest = [row["event_time"] for row in listed["gaps"]]
+    assert newest == sorted(newest, reverse=True)
+    done = in_process(capsys, "gaps", "ls", "--data", made / "data", "--type", "trade", "--state", "open")
+    assert done.code == 0
+    assert str(counted["trade", "open"]) in done.out
+    assert "quote" not in done.out
+    done = in_process(capsys, "gaps", "ls", "--data", made / "data", "--state", "opn")
+    assert done.code == 2
+    assert "Did you mean 'open'?" in done.err
