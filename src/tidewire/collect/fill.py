@@ -196,9 +196,9 @@ class Filler:
                 return "unfillable"
             await self._ledger.stored(last)
         after = await self._missing([gap for gap, _ in before])
-        left = [(gap, ranges) for gap, ranges in after if ranges]
-        # The processor says so itself, unless a restart made it forget the hole.
-        unsaid = {gap.name for gap in await self._ledger.open_gaps(self._app.name)}
+        # The processor says itself that a hole is closed, unless a restart made it forget the hole.
+        unsaid = {gap.name for gap in await self._ledger.open_gaps(self._app.name, given_up=True)}
+        left = [(gap, ranges) for gap, ranges in after if ranges and gap.name in unsaid]
         filled = [gap for gap, ranges in after if not ranges and gap.name in unsaid]
         await self._tell([(gap, "filled", 0, "all that was missing is stored") for gap in filled])
         if not left:

@@ -25,6 +25,8 @@ HOLES_LOOKED_INTO = 200
 OPEN = ("open", "filling")
 GAPS_READ = 1_000
 """How many open gaps of a source are looked at at once, the newest."""
+DRIFT_US = 60_000_000
+"""How far the times of a hole's rows may lie outside those of its neighbours: venues number and stamp in two places."""
 _PAGE = 100_000
 
 Orders = npt.NDArray[np.int64]
@@ -52,7 +54,7 @@ async def stored_of(store: Store, kind: RecordType, hole: Hole) -> Orders:
     """Which of a hole's order values are stored, ascending."""
     assert kind.order is not None
     where = {name: [str(value)] for name, value in zip(kind.series, hole.series, strict=True)}
-    start, end = utc(hole.after_us * 1_000), utc((hole.before_us + 1) * 1_000)
+    start, end = utc((hole.after_us - DRIFT_US) * 1_000), utc((hole.before_us + DRIFT_US) * 1_000)
     query = Query(kind, where=where, start=start, end=end, snapshot=EVERYTHING, fields=(kind.order,), limit=_PAGE)
     parts: list[Orders] = []
     while True:
