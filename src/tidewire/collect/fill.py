@@ -32,7 +32,7 @@ RETRY_S = 5.0
 RETRY_S_MAX = 600.0
 ANSWERS = 3
 """A source that answered so often without a row does not have it."""
-MOST_KNOWN = 10_000
+MOST_ROWS = 10_000_000
 
 REQUEST = "control.gap.fill"
 """The subject on which anyone may ask for gaps to be filled, also for those that were given up."""
@@ -184,7 +184,7 @@ class Filler:
         if not self._app.fills(gaps[0].told.record_type):
             await self._give_up(gaps, f"{self._app.name} has no past {gaps[0].told.record_type} to ask for")
             return "unfillable"
-        before = await self._missing(gaps)
+        before = await self._askable(gaps)
         wanted = _merged(before)
         if wanted is not None:
             await self._tell([(gap, "filling", _count(gap, ranges), None) for gap, ranges in before if ranges])
@@ -211,6 +211,16 @@ class Filler:
             return "unfillable"
         self._put_off(attempt, attempt.answers)
         return "incomplete"
+
+    async def _askable(self, gaps: Sequence[OpenGap]) -> list[tuple[OpenGap, Sequence[Range]]]:
+        """What is missing; a hole without end is no loss but a venue that numbers anew, and is given up."""
+        found: list[tuple[OpenGap, Sequence[Range]]] = []
+        for gap, ranges in await self._missing(gaps):
+            if _count(gap, ranges) <= MOST_ROWS:
+                found.append((gap, ranges))
+            else:
+                await self._give_up([gap], f"over {MOST_ROWS:,} rows: the venue seems to have numbered anew")
+        return found
 
     async def _missing(self, gaps: Sequence[OpenGap]) -> list[tuple[OpenGap, Sequence[Range]]]:
         found: list[tuple[OpenGap, Sequence[Range]]] = []

@@ -260,6 +260,19 @@ async def test_what_was_given_up_is_tried_again_on_request(tmp_path: Path) -> No
         await until(lambda: ledger.states()["10"] == "filled", "filled")
 
 
+async def test_a_hole_without_end_is_given_up(tmp_path: Path) -> None:
+    class Endless(Ledger):
+        async def missing(self, gap: OpenGap) -> Sequence[Range] | None:
+            return [(10, 10**12)]
+
+    async with filling(tmp_path, Endless({"10": gap(10, 10**12)}), []) as (here, app, clock):
+        await clock.advance(1.0)
+        (state,) = await told(here, 1)
+        assert state.state == "unfillable"
+        assert "numbered anew" in (state.detail or "")
+        assert app.asked == []
+
+
 async def test_a_gap_whose_rows_nothing_tells_is_given_up(tmp_path: Path) -> None:
     ledger = Ledger({"t": gap(1, 2, gap_id="t", first_sequence=None, last_sequence=None, missing=None)})
     async with filling(tmp_path, ledger, []) as (here, _, clock):

@@ -40,14 +40,18 @@ def spans(ranges: Sequence[Range], step: int, most: int) -> Iterator[Range]:
 
 
 async def _trades(app: BinanceApp, symbol: str, missing: Missing) -> int:
-    kept = 0
+    kept = there = 0
     for first, last in spans(missing.ranges, 1, MOST_ROWS):
+        if last < there:  # the venue has nothing up to there
+            continue
         params = {"symbol": symbol, "fromId": str(first), "limit": str(last - first + 1)}
         reply = await app.ask("historicalTrades", params, weight=TRADES_WEIGHT, background=True)
         kept = await app.keep("trade", reply)
         # Nothing from here on: the venue has no later trades, so it has none of the following spans.
-        if not _TRADES.decode(reply.body):
+        trades = _TRADES.decode(reply.body)
+        if not trades:
             break
+        there = trades[0].id if trades[0].id > last else 0
     return kept
 
 

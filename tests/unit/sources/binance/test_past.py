@@ -59,6 +59,15 @@ async def test_trades_are_asked_for_by_id_and_bars_by_time(tmp_path: Path) -> No
     assert [row["id"] for row in msgspec.json.decode(replies[0].payload)] == list(range(first + 5, first + 10))
 
 
+async def test_what_the_venue_does_not_have_is_not_asked_for_span_by_span(tmp_path: Path) -> None:
+    async with running(tmp_path, trade={"symbols": ["BTCUSDT"]}) as (here, app, sandbox):
+        first = sandbox._upstream.series("BTCUSDT").first_id
+        ranges = ((first - 100_000, first + 2), (first + 10_000_000, first + 10_900_000))
+        await app.fill(Missing("trade", "BTC-USDT.BINANCE", None, ranges, 0, 1))
+        asked = [request for request in requests(here) if request.startswith("historicalTrades")]
+    assert len(asked) == 3, "before its first trade, from its first trade on, after its last"
+
+
 async def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
     async with running(tmp_path, trade={"symbols": ["BTCUSDT"]}) as (_, app, _):
         assert app.fills("trade")
