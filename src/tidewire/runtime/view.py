@@ -55,7 +55,7 @@ class Progress:
         return (
             f"{facts['frames']:,} frames received ({facts['rate']:,.0f}/s), {facts['in_flight']:,} in flight | "
             f"stored {stored or 'nothing yet'} | {facts['quarantined']:,} quarantined, {facts['duplicates']:,} "
-            f"duplicates, {facts['gaps']:,} gaps"
+            f"duplicates, {facts['gaps']:,} gaps ({facts['filled']:,} filled)"
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -81,6 +81,7 @@ class Progress:
                 for name in names
             ),
             "gaps": sum(round(_counted("process_gaps", type=name, state="open")) for name in names),
+            "filled": sum(round(_counted("process_gaps", type=name, state="filled")) for name in names),
         }
 
     def _picture(self) -> Group:
@@ -96,7 +97,7 @@ class Progress:
         table.add_row("in flight", f"{facts['in_flight']:,}", "frames accepted, not stored yet")
         table.add_row("quarantined", f"{facts['quarantined']:,}", "rows that failed a check")
         table.add_row("duplicates", f"{facts['duplicates']:,}", "repeats, stored once")
-        table.add_row("gaps", f"{facts['gaps']:,}", "holes found in what came")
+        table.add_row("gaps", f"{facts['gaps']:,}", f"holes found in what came, {facts['filled']:,} filled")
         parts: list[Any] = [Panel(table, title="Tidewire", subtitle=self._sources(), border_style="cyan")]
         parts += [Text(problem, style="red") for app in self._platform.apps for problem in app.health().problems]
         prices = self._prices()
