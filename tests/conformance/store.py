@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Callable
 import polars as pl
 import pytest
 
-from conformance.store_kit import Feed, at, bar, everything, fate_sums, quote, rows, trade
+from conformance.store_held import HeldConformance
+from conformance.store_kit import START_US, Feed, at, bar, everything, fate_sums, quote, rows, trade
 from conformance.store_reads import ReadConformance
 from tidewire.errors import PositionMismatch, StoreError
-from tidewire.records.batch import Fate, Stream
+from tidewire.records.batch import HOUR_US, Fate, Stream
 from tidewire.records.market import Instrument, Kline, Quote, Trade
 from tidewire.records.ops import Gap, Quarantined
 from tidewire.store.protocol import Query, Store
@@ -23,7 +24,11 @@ from tidewire.store.protocol import Query, Store
 Make = Callable[[], Store]
 
 
-class StoreConformance(ReadConformance):
+HOUR = START_US
+"""The hour that the rows of this suite are ingested in, unless they say otherwise."""
+
+
+class StoreConformance(ReadConformance, HeldConformance):
     """The suite."""
 
     persistent = True
@@ -99,7 +104,7 @@ class StoreConformance(ReadConformance):
         await store.write([feed.mark(Trade.type, until=60)])
         assert store.positions() == {Stream(feed.journal, "trade", 0): 20}
         assert store.watermark(Trade.type) == at(60 - 1e-6)
-        assert (await store.counts()) == {("trade", "test"): 1}
+        assert (await store.counts()) == {("trade", "test", HOUR): 1}
 
     async def test_the_watermark_is_that_of_the_slowest_stream(self, store: Store) -> None:
         assert store.watermark(Trade.type) < at(-1_000_000)
@@ -201,7 +206,7 @@ class StoreConformance(ReadConformance):
         assert found["close"].cast(pl.Int64).to_list() == [3, 2]
         both = await everything(store, Kline.type, revisions="all")
         assert both["close"].cast(pl.Int64).to_list() == [2, 3, 2]
-        assert (await store.counts()) == {("kline", "test"): 3}
+        assert (await store.counts()) == {("kline", "test", HOUR): 3}
 
     async def test_a_revision_back_to_the_first_payload_counts(self, store: Store) -> None:
         feed = Feed()
@@ -283,7 +288,8 @@ class StoreConformance(ReadConformance):
         }
         assert {fate.hour_us for _, fate in fates} == {0, 1_767_600_000_000_000, 1_767_603_600_000_000}
         counts = await store.counts()
-        assert counts == {("trade", "test"): 4, ("quarantined", "test"): 1}
+        later = HOUR + HOUR_US
+        assert counts == {("trade", "test", HOUR): 3, ("trade", "test", later): 1, ("quarantined", "test", HOUR): 1}
         assert sum(n for (kind, fate), n in fates.items() if (kind, fate.fate) == ("trade", "stored")) == 4
 
     async def test_hundreds_of_commits_keep_one_row_for_each_fate(self, store: Store) -> None:

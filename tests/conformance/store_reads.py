@@ -320,7 +320,7 @@ class ReadConformance:
             (again,) = await store.write([feed.batch(Burn.type, sent)])
             assert again.duplicates == 2
             assert (await everything(store, Burn.type)).equals(sent)
-            assert (await store.counts())["burn", "test"] == 2
+            assert sum(n for (kind, *_), n in (await store.counts()).items() if kind == "burn") == 2
         finally:
             forget("burn")
 

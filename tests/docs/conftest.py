@@ -92,7 +92,8 @@ async def _until_stored(tidewire: Tidewire) -> None:
     while True:
         counts = await tidewire.store.counts()
         forming = tidewire.cache.get(Kline.type, {})
-        if all(counts.get((name, "binance"), 0) > 3 for name in wanted) and not forming.is_empty():
+        stored = {name: sum(n for (kind, *_), n in counts.items() if kind == name) for name in wanted}
+        if all(n > 3 for n in stored.values()) and not forming.is_empty():
             return
         assert time.monotonic() < end, f"nothing was stored: {counts}"
         await asyncio.sleep(0.05)

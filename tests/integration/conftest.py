@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,10 @@ async def _play(sandbox: Sandbox, platform: Tidewire, run: Recorded) -> None:
         await sandbox.finished()
 
     async def stored() -> bool:
-        counts = await platform.store.counts()
-        return counts.get(("trade", "binance"), 0) >= TRADES and counts.get(("quote", "binance"), 0) >= QUOTES
+        counts = Counter[str]()
+        for (kind, _, _), count in (await platform.store.counts()).items():
+            counts[kind] += count
+        return counts["trade"] >= TRADES and counts["quote"] >= QUOTES
 
     await until(stored, "all rows stored")
 

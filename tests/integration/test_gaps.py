@@ -89,7 +89,7 @@ async def _filled(directory: Path) -> Filled:
             await idle(platform)
             await until(lambda: _none_open(platform), "no gap is open any more", 60, 0.2)
             await idle(platform)
-            run.audit = (await client.get("/v1/audit"))["data"]
+            run.audit = (await client.get("/v1/audit", frames="true"))["data"]
             run.sources = (await client.get("/v1/sources"))["data"]
         run.ledger = sandbox.ledger()
         run.tables = tables(configuration.data_dir)
@@ -214,7 +214,7 @@ async def test_one_stream_that_stops_among_others_is_noticed(tmp_path: Path) -> 
             await until(lambda: _none_open(platform), "no gap is open any more", poll_s=0.2)
             await platform.apps[0].stop()
             await idle(platform)
-            balanced((await client.get("/v1/audit"))["data"])
+            balanced((await client.get("/v1/audit", frames="true"))["data"])
     finally:
         await sandbox.stop()
     assert source["health"] == "degraded"

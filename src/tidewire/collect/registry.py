@@ -12,7 +12,10 @@ from pathlib import Path
 
 from tidewire import telemetry
 from tidewire.collect.app import App
+from tidewire.collect.config import SourceConfig, SourceInfo
+from tidewire.collect.parser import Parser
 from tidewire.errors import ConfigError, PluginError, nearest
+from tidewire.records.instrument import InstrumentBook
 
 GROUP = "tidewire.apps"
 
@@ -83,6 +86,15 @@ class AppRegistry:
         if found.app is None:
             raise PluginError(f"Source {name!r} ({found.origin}) did not load: {found.error}.")
         return found.app
+
+    def parsers(self, instruments: InstrumentBook) -> dict[str, Parser]:
+        """The parser of every installed source; none is started. ``instruments`` holds what is known already."""
+        config = {name: SourceConfig(source=SourceInfo(type="replay", name=name)) for name in self._found}
+        return {
+            name: found.app.make_parser(config[name], instruments)
+            for name, found in self._found.items()
+            if found.app is not None
+        }
 
     def _add(self, name: str, origin: str, load: Callable[[], type[App]]) -> None:
         try:

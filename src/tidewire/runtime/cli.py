@@ -10,9 +10,8 @@ import typer
 
 from tidewire import __version__, telemetry
 from tidewire.errors import InputError, TidewireError
-from tidewire.runtime import gap_commands, journal_commands
+from tidewire.runtime import audit_command, gap_commands, journal_commands
 from tidewire.runtime.console import (
-    FOUND_SOMETHING,
     ConfigArg,
     ConfigOpt,
     DataOpt,
@@ -112,6 +111,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     chosen_apps(loaded, registry)
     make_store(loaded.config, loaded.data_dir)
     loaded.config.journal_config()
+    _ = loaded.config.audit_interval_s
     names = [source.source.name for source in loaded.sources]
     if as_json:
         show_json({"config": loaded.origin, "sources": names, "data_dir": str(loaded.data_dir)})
@@ -213,34 +213,7 @@ def query(
     show_rows(rows, every=every)
 
 
-@app.command()
-def audit(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = False) -> None:
-    """Add up what became of every row that was received. Exits 3 when something is not accounted for."""
-    reading = reading_of(config, data)
-    books = run(reading.audit())
-    if as_json:
-        show_json(books)
-    else:
-        errors.print(reading.how, style="dim", highlight=False, soft_wrap=True)
-        fates = sorted({fate for line in books["lines"] for fate in line["fates"]})
-        show_rows(
-            [
-                {
-                    "source": line["source"],
-                    "type": line["type"],
-                    "hour": line["hour"][:13],
-                    "received": line["received"],
-                }
-                | {fate: line["fates"].get(fate, 0) for fate in fates}
-                | {"difference": line["difference"]}
-                for line in books["lines"]
-            ]
-        )
-        for place, both in books["tables"].items():
-            console.print(f"{place}: the books say {both['books']:,} stored, the table holds {both['table']:,}")
-        console.print(f"difference {books['difference']:,}, in flight {books['in_flight_frames']:,} frames")
-    if books["difference"]:
-        raise typer.Exit(FOUND_SOMETHING)
+app.command("audit")(audit_command.audit)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from tidewire.collect import PumpConfig, Section, SourceConfig
-from tidewire.collect.config import kind_of, read
+from tidewire.collect.config import kind_of, read, seconds
 from tidewire.errors import ConfigError
 from tidewire.journal import Durability, JournalConfig
 
@@ -95,6 +95,12 @@ class StoreSection(Section, frozen=True):
     statement_timeout: str = "30s"
 
 
+class AuditSection(Section, frozen=True):
+    """How often the platform audits itself; 0: never."""
+
+    interval: str | int = "5m"
+
+
 class Config(Section, frozen=True):
     """One platform. ``sources`` are source files (relative to this file) or their content."""
 
@@ -106,6 +112,7 @@ class Config(Section, frozen=True):
     pipe: PipeSection = PipeSection()
     gaps: GapsSection = GapsSection()
     store: StoreSection = StoreSection()
+    audit: AuditSection = AuditSection()
     plugins: str = "plugins"
     sources: Sequence[Any] = ()
 
@@ -119,6 +126,12 @@ class Config(Section, frozen=True):
             commit_bytes=section.commit_bytes,
             durability=durability,
         )
+
+    @property
+    def audit_interval_s(self) -> float:
+        """Seconds between two audits of itself; 0: none. `ConfigError` for what is no duration."""
+        text = str(self.audit.interval)
+        return 0.0 if text == "0" else seconds(text, "audit.interval")
 
     def pump_config(self) -> PumpConfig:
         """The pump's own configuration."""

@@ -87,4 +87,4 @@ def reading_of(config: Path | None, data: Path | None) -> Any:
     """Answers through a running platform, or from its files."""
     from tidewire.runtime.reading import Reading
 
-    return Reading(data_dir_of(config, data), configured(config).config)
+    return Reading(data_dir_of(config, data), configured(config))

@@ -18,15 +18,18 @@ from tidewire.records.clock import Clock, Rng, SystemClock, SystemRng, UpstreamC
 from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
+from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
 from tidewire.runtime.gaps import StoreLedger, last_rows
 from tidewire.runtime.pipe import Pipe, PipeConfig
+from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway
 from tidewire.store.cache import LatestCache
 from tidewire.store.config import StoreConfig
 from tidewire.store.protocol import EVERYTHING, Query, Store
-from tidewire.watch.audit import audit
+from tidewire.watch.audit import Accepted
+from tidewire.watch.selfaudit import SelfAudit
 
 STORES = "tidewire.stores"
 DRAIN_S = 20.0
@@ -56,6 +59,8 @@ class Tidewire:
         self.journal: Journal
         self.store: Store
         self.pipe: Pipe
+        self.auditing: Auditing
+        self.self_audit: SelfAudit
         self.gateway: Gateway
         self._tasks: list[asyncio.Task[None]] = []
         self._started: list[str] = []
@@ -96,6 +101,9 @@ class Tidewire:
         self.apps = [app(source, context) for source, app in chosen]
         self.pipe = Pipe(self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config))
         self._spawn("pipe", self.pipe.run())
+        self.auditing = Auditing(self.store, self._every_parser, lambda: journals_at(data))
+        self.self_audit = SelfAudit(self.store, self.bus, self.clock, self.rng, config.audit_interval_s)
+        self._spawn("audit", self.self_audit.run())
         self.gateway = Gateway(self._platform(), ServeConfig(host=config.listen.host, port=config.listen.port))
         await self.gateway.start()
         self._started.append("gateway")
@@ -188,6 +196,12 @@ class Tidewire:
         await load_instruments(book, self.store)
         return {app.name: app.make_parser(app.config, book) for app in self.apps}
 
+    async def _every_parser(self) -> dict[str, Parser]:
+        """Those of all installed sources: the journal may have frames of one that is not configured any more."""
+        book = InstrumentBook()
+        await load_instruments(book, self.store)
+        return self.registry.parsers(book)
+
     def _check_positions(self) -> None:
         """A store ahead of its journal has rows of frames that were lost; going on would number frames twice."""
         for stream, at in self.store.positions().items():
@@ -239,17 +253,18 @@ class Tidewire:
         return found
 
     def health(self) -> Health:
-        """Ready when the journal accepts and the pipe runs."""
+        """Ready when the journal accepts and the pipe runs; a difference in the books is told and stops nothing."""
         checks = {
             "journal": "ok" if self.journal.failed is None else str(self.journal.failed),
             "pipe": "ok" if self.failure is None else str(self.failure),
+            **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
             **{f"source {app.name}": app.health().state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)
 
-    async def audit(self) -> dict[str, Any]:
+    async def audit(self, request: AuditRequest) -> dict[str, Any]:
         """The books, added up now."""
-        return (await audit(self.store, self.journal.accepted, self.journal.uuid)).as_dict()
+        return await self.auditing.answer(request, Accepted(self.journal.uuid, self.journal.accepted))
 
 
 def chosen_apps(loaded: Loaded, registry: AppRegistry) -> list[tuple[SourceConfig, type[App]]]:

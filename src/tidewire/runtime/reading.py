@@ -11,29 +11,33 @@ import aiohttp
 import msgspec
 
 from tidewire.bus import MemoryBus
+from tidewire.collect import AppRegistry, Parser
 from tidewire.errors import InputError, NotFound, TransientError
-from tidewire.journal import JournalReader
 from tidewire.records.clock import SystemClock, SystemRng
 from tidewire.records.forms import for_json
 from tidewire.records.instrument import InstrumentBook
-from tidewire.runtime.config import Config
+from tidewire.runtime.auditing import Auditing, Tell, journals_at
+from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import load_instruments, make_store
 from tidewire.runtime.supervise import RUN_FILE, Running, found_running
+from tidewire.serve.params import Params, understand_audit
 from tidewire.serve.platform import Platform
 from tidewire.serve.service import Service
 from tidewire.store.cache import LatestCache
 from tidewire.store.protocol import Store
-from tidewire.watch.audit import audit
+from tidewire.watch.audit import Accepted
 
 TIMEOUT_S = 60.0
+NAMING_TIMEOUT_S = 3_600.0
+"""An audit that names rows reads frames again, hours of them if asked to."""
 
 
 class Reading:
     """Answers for the command line. ``how`` says where they come from."""
 
-    def __init__(self, data_dir: Path, config: Config) -> None:
+    def __init__(self, data_dir: Path, loaded: Loaded) -> None:
         self.data_dir = data_dir
-        self._config = config
+        self._loaded = loaded
         self._running: Running | None = found_running(data_dir)
 
     @property
@@ -55,16 +59,24 @@ class Reading:
             answer = await (service.latest if latest else service.read)(name, params)
             return for_json(answer.rows, answer.numbers).to_dicts()
 
-    async def audit(self) -> dict[str, Any]:
-        """The books."""
+    async def audit(self, params: Params, tell: Tell | None = None) -> dict[str, Any]:
+        """The books, and what differs; ``tell`` hears how far the naming is, unless a platform is asked."""
+        request = understand_audit(params)
         if self._running is not None:
-            return (await self._api("/v1/audit", {}))["data"]
+            timeout_s = TIMEOUT_S if request.frames == "none" else NAMING_TIMEOUT_S
+            return (await self._api("/v1/audit", params, timeout_s))["data"]
         async with self._store() as store:
-            try:
-                reader = JournalReader(self.data_dir / "journal")
-            except NotFound:
-                return (await audit(store)).as_dict()
-            return (await audit(store, reader.accepted, reader.uuid)).as_dict()
+            journals = journals_at(self.data_dir)
+            accepted = Accepted(journals[0].uuid, journals[0].accepted) if journals else Accepted()
+            auditing = Auditing(store, lambda: self._parsers(store), lambda: journals)
+            return await auditing.answer(request, accepted, tell)
+
+    async def _parsers(self, store: Store) -> Mapping[str, Parser]:
+        registry = AppRegistry()
+        registry.discover(self._loaded.plugins)
+        book = InstrumentBook()
+        await load_instruments(book, store)
+        return registry.parsers(book)
 
     async def sources(self) -> list[dict[str, Any]]:
         """Status of the sources of the running platform; none when nothing runs."""
@@ -72,13 +84,13 @@ class Reading:
             return []
         return (await self._api("/v1/sources", {}))["data"]
 
-    async def _api(self, path: str, params: Mapping[str, Sequence[str]]) -> Any:
+    async def _api(self, path: str, params: Params, timeout_s: float = TIMEOUT_S) -> Any:
         assert self._running is not None
         pairs = [(key, value) for key, values in params.items() for value in values]
         try:
             # Not through a proxy: the platform is on this machine.
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S), trust_env=False) as session,
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(timeout_s), trust_env=False) as session,
                 session.get(self._running.url + path, params=pairs) as reply,
             ):
                 body = msgspec.json.decode(await reply.read())
@@ -95,7 +107,7 @@ class Reading:
     async def _store(self) -> AsyncGenerator[Store]:
         if not self.data_dir.is_dir():
             raise NotFound(f"{self.data_dir}: no such data directory. Name one with --data, or a config with --config.")
-        store = make_store(self._config, self.data_dir)
+        store = make_store(self._loaded.config, self.data_dir)
         await store.open()
         try:
             yield store

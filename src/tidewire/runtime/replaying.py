@@ -8,26 +8,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidewire.collect import AppRegistry, Parser, SourceConfig, SourceInfo
+from tidewire.collect import AppRegistry, Parser
 from tidewire.errors import InputError
 from tidewire.journal import JournalReader
 from tidewire.records.instrument import InstrumentBook
 from tidewire.replay import Replay
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import make_store
-from tidewire.watch.audit import audit
+from tidewire.watch.audit import Accepted, audit
 
 
 def parsers(loaded: Loaded) -> dict[str, Parser]:
-    """The parser of every installed source; no source is started."""
+    """The parser of every installed source, knowing no instruments: the journal's own lists come first."""
     registry = AppRegistry()
     registry.discover(loaded.plugins)
-    found: dict[str, Parser] = {}
-    for entry in registry.list():
-        if entry.app is not None:
-            config = SourceConfig(source=SourceInfo(type="replay", name=entry.name))
-            found[entry.name] = entry.app.make_parser(config, InstrumentBook())
-    return found
+    return registry.parsers(InstrumentBook())
 
 
 async def replay(loaded: Loaded, data_dir: Path, into: Path, console: Console | None) -> dict[str, Any]:
@@ -45,7 +40,7 @@ async def replay(loaded: Loaded, data_dir: Path, into: Path, console: Console | 
             task = progress.add_task("frames", total=reader.accepted)
             async for done in run.into(store):
                 progress.update(task, completed=done)
-        books = await audit(store, reader.accepted, reader.uuid)
+        books = await audit(store, Accepted(reader.uuid, reader.accepted))
         return {
             "frames": run.frames,
             "rows": books.totals.get("stored", 0),

@@ -9,7 +9,7 @@ import tidewire
 from tidewire.records.forms import json_schema
 from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType, types
-from tidewire.serve.params import LATEST, MAX_ROWS, READ, RESAMPLED, SHORT, filters
+from tidewire.serve.params import AUDIT, FRAMES, LATEST, MAX_ROWS, READ, RESAMPLED, SHORT, filters
 from tidewire.serve.problems import CODES, PROBLEM_SCHEMA
 from tidewire.serve.render import FORMATS
 
@@ -98,6 +98,8 @@ def document() -> dict[str, Any]:
         paths[f"/v1/{kind.name}/latest"] = {"get": _latest(kind)}
     for path, (name, about) in _PLAIN.items():
         paths[path] = {"get": _plain(name, about)}
+    paths["/v1/audit"]["get"]["parameters"] = _audit()
+    paths["/v1/audit"]["get"]["responses"] |= _refusals("400", "404", "503")
     paths["/metrics"] = {"get": _plain("metrics", "Metrics in the Prometheus text format.", "text/plain")}
     return {
         "openapi": "3.1.0",
@@ -124,6 +126,23 @@ def parameters(kind: RecordType, *, latest: bool = False) -> list[dict[str, Any]
             short = "".join(f" `{other}=` for short." for other, column in SHORT.items() if column == name)
             found.append(_parameter(name, f"Only rows with these values.{short} {field.about}", schema, None))
     return found
+
+
+def _audit() -> list[dict[str, Any]]:
+    """The parameters of an audit."""
+    listed = {"type": "array", "items": {"type": "string"}}
+    about: dict[str, tuple[str, dict[str, Any], Any]] = {
+        "source": ("Only these sources, repeated or separated by commas.", listed, None),
+        "type": ("Only these record types, repeated or separated by commas.", listed, None),
+        "start": (f"From the hour of this time on. {_TIME}", {"type": "string"}, None),
+        "end": (f"Up to the hour of this time. {_TIME}", {"type": "string"}, None),
+        "frames": (
+            "Whose rows are named by reading their frames again: of no line, of those that differ, of all.",
+            {"type": "string", "enum": list(FRAMES), "default": "false"},
+            None,
+        ),
+    }
+    return [_parameter(name, *(about.get(name) or _ABOUT[name])) for name in AUDIT]
 
 
 def _parameter(name: str, about: str, schema: Mapping[str, Any], example: Any) -> dict[str, Any]:
@@ -175,9 +194,11 @@ def _responses(kind: RecordType) -> dict[str, Any]:
     content[FORMATS["json"]] = {"schema": envelope, "example": {"data": [example], "meta": _example_meta(kind)}}
     link = {"description": "The next page, rel=next.", "schema": {"type": "string"}}
     found = {"200": {"description": "The rows.", "headers": {"Link": link}, "content": content}}
-    return found | {
-        status: {"$ref": "#/components/responses/Problem"} for status in ("400", "404", "406", "503", "504")
-    }
+    return found | _refusals("400", "404", "406", "503", "504")
+
+
+def _refusals(*statuses: str) -> dict[str, Any]:
+    return {status: {"$ref": "#/components/responses/Problem"} for status in statuses}
 
 
 def _example_meta(kind: RecordType) -> dict[str, Any]:

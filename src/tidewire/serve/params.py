@@ -28,6 +28,9 @@ READ = (
 )
 LATEST = ("symbol", "limit", "as_of", "snapshot", "fields", "ts_unit", *FORM)
 _RESERVED = frozenset(READ) - {"symbol"}
+AUDIT = ("source", "type", "start", "end", "ts_unit", "frames")
+FRAMES: Mapping[str, Literal["none", "differing", "all"]] = {"false": "none", "differing": "differing", "true": "all"}
+"""What ``frames=`` of an audit can be: whose rows are named."""
 RESAMPLED = ("trade", "kline")
 """Types that can be read as bars of another length, with ``resample=``."""
 
@@ -47,6 +50,17 @@ _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 _INTEGER = re.compile(r"-?\d{1,20}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+ -]\d\d:\d\d)")
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """A request for an audit: of which sources, types and hours, and whose rows are to be named."""
+
+    sources: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    start: datetime | None = None
+    end: datetime | None = None
+    frames: Literal["none", "differing", "all"] = "none"
 
 
 @dataclass(frozen=True)
@@ -96,11 +110,7 @@ def understand(
         if name not in valid:
             raise Refused("unknown_parameter", _unknown(kind, name, valid))
     unit = _one(params, "ts_unit", _UNITS_PER_S, "us")
-    start, end = time_of(params, "start", unit), time_of(params, "end", unit)
-    if start and end and start >= end:
-        raise QueryError(
-            f"start ({start.isoformat()}) must be before end ({end.isoformat()}); the range is [start, end)."
-        )
+    start, end = _range(params, unit)
     where = _where(kind, params, resolve)
     query = Query(
         type=kind,
@@ -120,6 +130,27 @@ def understand(
         cursor=_last(params, "cursor"),
         numbers=cast("Numbers", _one(params, "numbers", ("text", "float"), "text")),
     )
+
+
+def understand_audit(params: Params) -> AuditRequest:
+    """The audit that the parameters ask for, or an error that says what is wrong with which."""
+    for name in params:
+        if name not in AUDIT:
+            text = f"The audit has no parameter {name!r}.{nearest(name, AUDIT)} Valid: {', '.join(AUDIT)}."
+            raise Refused("unknown_parameter", text)
+    start, end = _range(params, _one(params, "ts_unit", _UNITS_PER_S, "us"))
+    kinds = tuple(type_named(name).name for name in _list(params, "type"))
+    frames = FRAMES[_one(params, "frames", FRAMES, "false")]
+    return AuditRequest(tuple(_list(params, "source")), kinds, start, end, frames)
+
+
+def _range(params: Params, unit: str) -> tuple[datetime | None, datetime | None]:
+    start, end = time_of(params, "start", unit), time_of(params, "end", unit)
+    if start and end and start >= end:
+        raise QueryError(
+            f"start ({start.isoformat()}) must be before end ({end.isoformat()}); the range is [start, end)."
+        )
+    return start, end
 
 
 def _with_fields(query: Query, shown: RecordType, params: Params) -> Query:

@@ -11,6 +11,7 @@ import polars as pl
 from tidewire.bus.protocol import Bus
 from tidewire.records.clock import Clock, Rng
 from tidewire.records.record import RecordType
+from tidewire.serve.params import AuditRequest
 from tidewire.store.protocol import Store
 
 
@@ -38,7 +39,7 @@ def _no_sources() -> list[dict[str, Any]]:
     return []
 
 
-async def _no_audit() -> dict[str, Any]:
+async def _no_audit(_request: AuditRequest) -> dict[str, Any]:
     return {}
 
 
@@ -47,7 +48,8 @@ class Platform:
     """The parts of the running process that are served.
 
     ``resolve`` turns any spelling of a symbol into its canonical id and raises `InstrumentError` or
-    `AmbiguousInstrument`. ``sources`` gives the status of each source, ``audit`` the sums of the fates.
+    `AmbiguousInstrument`. ``sources`` gives the status of each source, ``audit`` the sums of the fates and, if asked
+    for, what differs.
     """
 
     store: Store
@@ -58,7 +60,7 @@ class Platform:
     resolve: Callable[[str], str]
     sources: Callable[[], list[dict[str, Any]]] = _no_sources
     health: Callable[[], Health] = _healthy
-    audit: Callable[[], Awaitable[dict[str, Any]]] = _no_audit
+    audit: Callable[[AuditRequest], Awaitable[dict[str, Any]]] = _no_audit
 
 
 @dataclass(frozen=True)

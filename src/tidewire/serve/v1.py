@@ -16,7 +16,7 @@ from tidewire import telemetry
 from tidewire.errors import TidewireError
 from tidewire.records.forms import json_schema, reference
 from tidewire.records.record import RecordType, types
-from tidewire.serve.params import type_named
+from tidewire.serve.params import type_named, understand_audit
 from tidewire.serve.problems import Refused, problem
 from tidewire.serve.render import COLUMNAR, choose, render
 from tidewire.serve.service import Answer, Service
@@ -111,8 +111,7 @@ class V1:
         return json_answer({"data": self._platform.sources()})
 
     async def _audit(self, request: Request) -> Response:
-        _none(request)
-        return json_answer({"data": await self._platform.audit()})
+        return json_answer({"data": await self._platform.audit(understand_audit(_params(request)))})
 
     async def _not_a_page(self, request: Request) -> Response:
         raise Refused(

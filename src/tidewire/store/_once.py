@@ -14,7 +14,8 @@ import duckdb
 import polars as pl
 
 from tidewire.records.record import RecordType
-from tidewire.store._schema import JOURNAL, columns_of, fetch, quoted, registered, revisions_table
+from tidewire.store._schema import columns_of, fetch, quoted, registered, revisions_table
+from tidewire.store.protocol import JOURNAL
 
 NEW, DUPLICATE, REVISION = 0, 1, 2
 
@@ -147,7 +148,7 @@ class Judge:
         time = kind.schema["event_time"]
         asked = rows.select(*kind.key, (now - drift).cast(time).alias("_from"), (now + drift).cast(time).alias("_to"))
         names = columns_of([*kind.schema, JOURNAL], "t")
-        same = _same_key(kind, "t", "c")
+        same = same_key(kind, "t", "c")
         near = "" if kind.reference else " AND t.event_time BETWEEN c._from AND c._to"
         bound = "" if kind.reference else " WHERE t.event_time BETWEEN $low AND $high"
         found = f"SELECT {names} FROM {quoted(kind.table)} AS t SEMI JOIN _asked AS c ON {same}{near}{bound}"
@@ -171,7 +172,8 @@ def _latest(kind: RecordType, versions: list[pl.DataFrame]) -> pl.DataFrame:
     )
 
 
-def _same_key(kind: RecordType, left: str, right: str) -> str:
+def same_key(kind: RecordType, left: str, right: str) -> str:
+    """A test that the rows of two tables have the same key."""
     tests = [
         f"{left}.{quoted(name)} {'IS NOT DISTINCT FROM' if kind.fields[name].nullable else '='} {right}.{quoted(name)}"
         for name in kind.key

@@ -16,8 +16,8 @@ from tidewire.records.market import Kline, Trade
 from tidewire.records.record import RecordType
 from tidewire.store._book import EPOCH, MICROSECOND
 from tidewire.store._once import RECEIPT_DRIFT_US
-from tidewire.store._schema import JOURNAL, columns_of, fetch, quoted, revisions_table, shaped
-from tidewire.store.protocol import Query
+from tidewire.store._schema import columns_of, fetch, quoted, revisions_table, shaped
+from tidewire.store.protocol import JOURNAL, Query
 from tidewire.store.where import Condition, conditions, known_column
 
 PLACE = ("event_time", "frame", "ordinal", JOURNAL, "_row")

@@ -12,12 +12,11 @@ import polars as pl
 from tidewire.errors import StoreError
 from tidewire.records.forms import ddl, duckdb_type
 from tidewire.records.record import RecordType
+from tidewire.store.protocol import JOURNAL
 
 SCHEMA = 1
 """Version of the bookkeeping tables and of what they mean."""
 
-JOURNAL = "_journal"
-"""The extra column of every table: which journal the row's frame is in, an id of `_journals`."""
 
 _BOOKKEEPING = """
 CREATE TABLE IF NOT EXISTS _meta (name VARCHAR NOT NULL, value VARCHAR NOT NULL);

@@ -18,8 +18,8 @@ from tidewire.records.ops import Gap, Quarantined
 from tidewire.records.record import RecordType, types
 from tidewire.store._book import Book, Position
 from tidewire.store._once import DUPLICATE, REVISION, Judge, Key, Marks
-from tidewire.store._schema import JOURNAL, Tables, columns_of, quoted, registered, revisions_table
-from tidewire.store.protocol import Written
+from tidewire.store._schema import Tables, columns_of, quoted, registered, revisions_table
+from tidewire.store.protocol import JOURNAL, Written
 
 RIDERS = (Gap.type, Quarantined.type)
 """Types whose rows come with batches of other types."""

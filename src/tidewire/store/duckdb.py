@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +18,14 @@ from tidewire.errors import StoreError, StoreLocked
 from tidewire.records.batch import Batch, Fate, Stream
 from tidewire.records.clock import Clock, SystemClock
 from tidewire.records.record import RecordType, types
-from tidewire.store import _read
+from tidewire.store import _held, _read
 from tidewire.store._book import EPOCH, MICROSECOND, watermark
 from tidewire.store._pool import ReadPool
 from tidewire.store._read import Page, Reading
-from tidewire.store._schema import prepare, quoted, revisions_table
+from tidewire.store._schema import prepare
 from tidewire.store._write import RIDERS, Writer
 from tidewire.store.config import StoreConfig
-from tidewire.store.protocol import Query, Result, Written
+from tidewire.store.protocol import Query, Result, Stretch, Written
 
 T = TypeVar("T")
 
@@ -141,20 +140,33 @@ class DuckDBStore:
         rows = await self._open_pool.run(lambda connection: connection.execute("SELECT * FROM _fates").fetchall())
         return {(kind, Fate(source, hour, fate)): n for kind, source, hour, fate, n in rows}
 
-    async def counts(self) -> Mapping[tuple[str, str], int]:
-        """Rows actually in the tables, revisions included, by (record type, source): what the fates must agree with."""
+    async def counts(
+        self, start: datetime | None = None, end: datetime | None = None
+    ) -> Mapping[tuple[str, str, int], int]:
+        """Rows actually in the tables by (record type, source, hour of ``ingested_at``), revisions included."""
         kinds = [*types().values()]
         await self._ensure(*kinds)
+        return await self._open_pool.run(lambda connection: _held.counts(connection, kinds, (start, end)))
 
-        def count(connection: duckdb.DuckDBPyConnection) -> Counter[tuple[str, str]]:
-            found: Counter[tuple[str, str]] = Counter()
-            for kind in kinds:
-                for table in (kind.table, revisions_table(kind)):
-                    rows = connection.execute(f"SELECT source, count(*) FROM {quoted(table)} GROUP BY source")
-                    found.update({(kind.name, source): n for source, n in rows.fetchall()})
-            return found
+    async def of_frames(self, kind: RecordType, stretch: Stretch) -> pl.DataFrame:
+        """Every version stored under these frames: the type's columns, ``_journal`` (a uuid) and ``_revision``."""
+        await self._ensure(kind)
+        return await self._open_pool.run(lambda connection: _held.of_frames(connection, kind, stretch))
 
-        return await self._open_pool.run(count)
+    async def strays(
+        self, kind: RecordType, source: str, hour: datetime, known: Sequence[Stretch], limit: int
+    ) -> pl.DataFrame:
+        """Versions ingested in an hour that are of none of the frames ``known``, at most ``limit``."""
+        await self._ensure(kind)
+        span = hour, hour + timedelta(hours=1)
+        return await self._open_pool.run(lambda connection: _held.strays(connection, kind, source, span, known, limit))
+
+    async def versions(
+        self, kind: RecordType, keys: pl.DataFrame, start: datetime | None = None, end: datetime | None = None
+    ) -> pl.DataFrame:
+        """Every version of these keys; with bounds of ``event_time``, which is quicker."""
+        await self._ensure(kind)
+        return await self._open_pool.run(lambda connection: _held.versions(connection, kind, keys, (start, end)))
 
     @property
     def _where(self) -> str:

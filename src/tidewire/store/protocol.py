@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import polars as pl
 
@@ -16,6 +16,21 @@ Order = Literal["asc", "desc"]
 
 EVERYTHING = datetime(2100, 1, 1, tzinfo=UTC)
 """The snapshot of a read that must see all that is committed, the watermark's own moment included."""
+
+JOURNAL = "_journal"
+"""The extra column of every table: which journal the row's frame is in. An id of `_journals`; its uuid in answers."""
+
+REVISION = "_revision"
+"""The extra column of versions: whether the row is a later version of a stored one."""
+
+
+class Stretch(NamedTuple):
+    """The frames ``(after, last]`` of a journal, as far as they are of one source."""
+
+    journal: str
+    source: str
+    after: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -140,6 +155,34 @@ class Store(Sink, Protocol):
         """How many rows came to which fate, by (record type, `Fate`); ``received`` included."""
         ...
 
-    async def counts(self) -> Mapping[tuple[str, str], int]:
-        """Rows actually in the tables, revisions included, by (record type, source): what the fates must agree with."""
+    async def counts(
+        self, start: datetime | None = None, end: datetime | None = None
+    ) -> Mapping[tuple[str, str, int], int]:
+        """Rows actually in the tables, revisions included: what the fates must agree with.
+
+        By (record type, source, hour of ``ingested_at`` as UTC microseconds of its start); of rows ingested in
+        ``[start, end)``.
+        """
+        ...
+
+    async def of_frames(self, kind: RecordType, stretch: Stretch) -> pl.DataFrame:
+        """Every version stored under these frames: the type's columns, ``_journal`` (a uuid) and ``_revision``."""
+        ...
+
+    async def strays(
+        self, kind: RecordType, source: str, hour: datetime, known: Sequence[Stretch], limit: int
+    ) -> pl.DataFrame:
+        """Versions ingested in an hour that are of none of the frames ``known``, in the form of `of_frames`.
+
+        At most ``limit``. ``_journal`` is null where the store knows no such journal.
+        """
+        ...
+
+    async def versions(
+        self, kind: RecordType, keys: pl.DataFrame, start: datetime | None = None, end: datetime | None = None
+    ) -> pl.DataFrame:
+        """Every version of these keys, in the form of `of_frames`; with bounds of ``event_time``, which is quicker.
+
+        ``keys`` has the type's key columns; its others are not looked at.
+        """
         ...

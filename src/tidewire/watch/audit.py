@@ -1,57 +1,54 @@
 """The audit: double-entry bookkeeping over every row that was parsed.
 
-Received = stored + quarantined + duplicate + folded + superseded + filtered + control, for every source, type and
-hour; and what the books call stored is what the tables hold. Rows of frames that are accepted but not committed yet
+Every row has exactly one fate, and what the books call stored is what the tables hold: `books` adds that up for every
+source, type and hour, `trace` names the rows where it does not. Rows of frames that are accepted but not committed yet
 are in flight.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from tidewire import telemetry
-from tidewire.records.batch import FATES
-from tidewire.records.clock import utc
 from tidewire.records.record import types
 from tidewire.store.protocol import Store
+from tidewire.watch.books import EVERYTHING, Line, Scope, lines
+from tidewire.watch.trace import Evidence, Traced, Tracer
 
-# Gaps and quarantined rows are also written beside the rows they came from, so their tables hold more than was
-# received under their own name.
-BESIDE = frozenset({"gap", "quarantined"})
-
-LOOKS = 3
-"""How often books and tables are compared before a difference is believed."""
-
-_difference = telemetry.gauge("audit_difference_rows", "Rows the last audit could not account for")
+Which = Literal["none", "differing", "all"]
+"""Whose rows are named: of no line, of those that differ, of all. The last also finds what no sum shows."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One source, type and hour (UTC, its start)."""
+class Accepted:
+    """The journal frames come in through, and its last accepted frame."""
 
-    source: str
-    type: str
-    hour: str
-    received: int
-    fates: dict[str, int]
-
-    @property
-    def difference(self) -> int:
-        """Rows received and not accounted for."""
-        return self.received - sum(self.fates.values())
+    journal: str = ""
+    last: int = 0
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found. ``difference`` is 0 when every row is accounted for."""
+    """What an audit found. ``difference`` is 0 when every row is accounted for and where it is booked.
 
-    difference: int
-    in_flight_frames: int
+    ``in_flight`` is, for each type, how many accepted frames are not committed. ``frames`` names what differs.
+    """
+
     lines: list[Line] = field(default_factory=list[Line])
-    tables: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
-    """By ``type/source``: what the books call stored, and what the table holds, where the two differ."""
+    in_flight: Mapping[str, int] = field(default_factory=dict[str, int])
+    frames: list[Traced] | None = None
+
+    @property
+    def difference(self) -> int:
+        """Rows that are not accounted for, or not where they are booked."""
+        return sum(line.difference for line in self.lines)
+
+    @property
+    def in_flight_frames(self) -> int:
+        """Accepted frames that are not committed for every type."""
+        return max(self.in_flight.values(), default=0)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -61,69 +58,43 @@ class Audit:
             total.update(line.fates)
         return dict(total)
 
+    @property
+    def sound(self) -> bool:
+        """Whether nothing differs, and nothing that was looked at is other than its frame."""
+        return not self.difference and not any(one.counts or one.books for one in self.frames or ())
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the API and the command line."""
-        lines = [{**asdict(line), "difference": line.difference} for line in self.lines]
         return {
             "difference": self.difference,
+            "sound": self.sound,
             "in_flight_frames": self.in_flight_frames,
+            "in_flight": dict(self.in_flight),
             "totals": self.totals,
-            "tables": self.tables,
-            "lines": lines,
+            "lines": [line.as_dict() for line in self.lines],
+            "frames": None if self.frames is None else [one.as_dict() for one in self.frames],
         }
 
 
-async def audit(store: Store, accepted: int = 0, journal: str = "") -> Audit:
-    """Add up the books of a store; ``accepted`` is the journal's last accepted frame, for what is in flight."""
-    lines, tables = await _compare(store)
-    for _ in range(LOOKS - 1):
-        if not tables:
-            break
-        lines, tables = await _compare(store)  # a commit may have ended between two looks; a true difference stays
-    off = sum(abs(line.difference) for line in lines)
-    off += sum(abs(both["books"] - both["table"]) for both in tables.values())
-    _difference.set(off)
-    own = [at for stream, at in store.positions().items() if stream.journal == journal and stream.type in types()]
-    in_flight = accepted - min(own, default=0) if accepted else 0
-    return Audit(off, max(0, in_flight), lines, tables)
+async def audit(
+    store: Store,
+    accepted: Accepted | None = None,
+    scope: Scope = EVERYTHING,
+    evidence: Evidence | None = None,
+    which: Which = "none",
+) -> Audit:
+    """Add up the books of a store within a scope, and name what differs as far as there is evidence."""
+    flying = _in_flight(store, accepted or Accepted())
+    found = await lines(store, scope)
+    if evidence is None or which == "none":
+        return Audit(found, flying)
+    chosen = [line for line in found if which == "all" or line.difference]
+    return Audit(found, flying, await Tracer(store, evidence).trace(chosen))
 
 
-async def _compare(store: Store) -> tuple[list[Line], dict[str, dict[str, int]]]:
-    """The books, and where the tables differ from them.
-
-    The store goes on writing meanwhile: a table must hold at least what the books said before it was counted, and at
-    most what they say after.
-    """
-    lines, before = _lines(await store.fates())
-    counts = await store.counts()
-    _, after = _lines(await store.fates())
-    known = types()
-    tables: dict[str, dict[str, int]] = {}
-    for name, source in sorted(set(counts) | set(before)):
-        held = counts.get((name, source), 0)
-        booked = min(max(held, before[name, source]), after[name, source])
-        # The table of a type that is not loaded cannot be read.
-        if name in known and name not in BESIDE and held != booked:
-            tables[f"{name}/{source}"] = {"books": booked, "table": held}
-    return lines, tables
-
-
-def _lines(booked: Any) -> tuple[list[Line], Counter[tuple[str, str]]]:
-    sums: defaultdict[tuple[str, str, int], Counter[str]] = defaultdict(Counter)
-    stored: Counter[tuple[str, str]] = Counter()
-    for (name, fate), count in booked.items():
-        sums[fate.source, name, fate.hour_us][fate.fate] += count
-        if fate.fate == "stored":
-            stored[name, fate.source] += count
-    known = set(FATES)
-    lines = [
-        Line(
-            source,
-            name,
-            utc(hour_us * 1_000).isoformat(),
-            counted["received"],
-            {fate: counted[fate] for fate in sorted(known & set(counted))},
-        )
-        for (source, name, hour_us), counted in sorted(sums.items())
-    ]
-    return lines, stored
+def _in_flight(store: Store, accepted: Accepted) -> dict[str, int]:
+    reached: dict[str, int] = {}
+    for stream, at in store.positions().items():
+        if stream.journal == accepted.journal:
+            reached[stream.type] = min(at, reached.get(stream.type, at))
+    return {name: max(0, accepted.last - reached.get(name, 0)) for name in types()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 
@@ -161,14 +162,37 @@ def test_audit(own: Path) -> None:
     done = tidewire("audit", "--json", cwd=own)
     assert done.code == 0
     books = done.json()
-    assert (books["difference"], books["in_flight_frames"]) == (0, 0)
+    assert (books["difference"], books["in_flight_frames"], books["frames"]) == (0, 0, [])
     assert books["totals"]["received"] == 301
     with duckdb.connect(str(own / "data" / "tidewire.duckdb")) as connection:
-        connection.execute("DELETE FROM trade_v1 WHERE frame = (SELECT min(frame) FROM trade_v1)")
+        ((frame,),) = connection.execute("SELECT min(frame) FROM trade_v1").fetchall()
+        connection.execute(f"DELETE FROM trade_v1 WHERE frame = {frame}")
     done = tidewire("audit", cwd=own)
     assert done.code == 3
-    assert "trade/binance: the books say" in done.out
+    assert re.search(r"trade/binance \S+: the books say \d+ stored, the table holds \d+", done.out)
+    assert re.search(r"trade/binance \S+: 1 missing", done.out)
+    assert f"  missing: frame {frame} ordinal 0, instrument=BTC-USDT.BINANCE, trade_id=" in done.out
     assert "difference 1, in flight 0 frames" in done.out
+
+
+def test_audit_of_a_part(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    with duckdb.connect(str(own / "data" / "tidewire.duckdb")) as connection:
+        connection.execute("UPDATE quote_v1 SET bid_size = 77 WHERE frame = (SELECT min(frame) FROM quote_v1)")
+        ((frame,),) = connection.execute("SELECT frame FROM quote_v1 WHERE bid_size = 77").fetchall()
+    assert in_process(capsys, "audit").code == 0, "the sums agree"
+    done = in_process(capsys, "audit", "--type", "quote", "--type", "trade", "--totals", "--frames")
+    assert done.code == 3
+    head, *rows = done.out.splitlines()
+    assert head.split()[:3] == ["source", "type", "received"]
+    assert [row.split()[:2] for row in rows[:2]] == [["binance", "quote"], ["binance", "trade"]]
+    assert f"  changed: frame {frame} ordinal 0, instrument=NKN-USDT.BINANCE, sequence=" in done.out
+    assert "; differs in bid_size" in done.out
+    assert in_process(capsys, "audit", "--type", "trade", "--frames").code == 0
+    assert in_process(capsys, "audit", "--source", "nobody", "--json").json()["lines"] == []
+    assert in_process(capsys, "audit", "--start", "2030-01-01", "--json").json()["lines"] == []
+    done = in_process(capsys, "audit", "--start", "yesterday")
+    assert (done.code, "'yesterday' is not a time" in done.err) == (2, True)
 
 
 def test_journal(own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from tidewire.sources.binance import BinanceParser
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.store.protocol import EVERYTHING, Query
-from tidewire.watch.audit import audit
+from tidewire.watch.audit import Accepted, audit
 from unit.runtime.kit import Run, Stepping, fill, messages, opened, tables, trade
 from unit.sources.binance.samples import WS
 
@@ -49,8 +49,8 @@ async def converged(run: Run) -> Rows:
     """The run is drained: it must be what a replay gives, and every row accounted for."""
     await run.drained()
     assert run.pipe.in_flight() == 0
-    books = await audit(run.store, run.journal.accepted, run.journal.uuid)
-    assert (books.difference, books.in_flight_frames, books.tables) == (0, 0, {})
+    books = await audit(run.store, Accepted(run.journal.uuid, run.journal.accepted))
+    assert (books.difference, books.in_flight_frames) == (0, 0)
     found = await tables(run.store)
     same(found, await replayed(run.journal))
     return found

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from tidewire.errors import ConfigError, StoreError
-from tidewire.runtime.config import Config, Listen, Loaded, PipeSection, StoreSection
+from tidewire.errors import ConfigError, StoreBusy, StoreError
+from tidewire.records.event import Event
+from tidewire.runtime.config import AuditSection, Config, Listen, Loaded, PipeSection, StoreSection
 from tidewire.runtime.platform import Tidewire, make_store
+from tidewire.serve.params import AuditRequest
+from tidewire.store.duckdb import DuckDBStore
 from unit.collect.kit import until
 
 
-def loaded(folder: Path, lanes: int = 1) -> Loaded:
-    config = Config(data_dir="data", listen=Listen(port=0), pipe=PipeSection(lanes=lanes))
+def loaded(folder: Path, lanes: int = 1, **settings: Any) -> Loaded:
+    config = Config(data_dir="data", listen=Listen(port=0), pipe=PipeSection(lanes=lanes), **settings)
     return Loaded(config, [], folder, "test")
 
 
@@ -49,6 +53,54 @@ async def test_a_store_ahead_of_its_journal_is_refused_and_what_it_says_helps(tm
     # As the message says: move the journal away; the rows stay and new ones are seen at once.
     (tmp_path / "data/journal").rename(tmp_path / "data/old-journal")
     await filled(tmp_path)
+
+
+class Deleting:
+    """Deletes a row behind the platform's back, through the connection the platform itself has open."""
+
+    def __init__(self, platform: Tidewire) -> None:
+        self._store = cast("DuckDBStore", platform.store)
+
+    async def __call__(self, statement: str) -> None:
+        connection = self._store._connection
+        assert connection is not None
+        await self._store._in_thread(lambda: connection.execute(statement))
+
+
+async def test_a_running_platform_audits_itself_and_names_what_differs(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    configuration = loaded(tmp_path, audit=AuditSection(interval="20ms"))
+    platform = Tidewire(configuration)
+    heard: list[Event] = []
+    await platform.start()
+    try:
+        platform.bus.subscribe("control.audit.*", heard.append)
+        await until(lambda: platform.health().checks["audit"] == "ok" and platform.self_audit.difference == 0)
+        await Deleting(platform)("DELETE FROM quarantined_v1 WHERE frame = 3")
+        await until(lambda: platform.health().checks["audit"] == "difference 1")
+        assert platform.health().ready
+        await until(lambda: len(heard) == 1)
+        books = await platform.audit(AuditRequest(frames="differing"))
+        assert (books["difference"], books["sound"]) == (1, False)
+        (traced,) = books["frames"]
+        # Nobody's frames have no parser: what they came to cannot be told.
+        assert traced["unread"] == ["no parser for source 'nobody' is loaded"]
+        assert (await platform.audit(AuditRequest()))["frames"] is None
+        platform.auditing._naming = True
+        with pytest.raises(StoreBusy, match="one at a time"):
+            await platform.audit(AuditRequest(frames="all"))
+    finally:
+        await platform.stop()
+
+
+async def test_the_audit_of_itself_can_be_off(tmp_path: Path) -> None:
+    platform = Tidewire(loaded(tmp_path, audit=AuditSection(interval=0)))
+    await platform.start()
+    assert "audit" not in platform.health().checks
+    await platform.stop()
+    for wrong in ("soon", 5, "-1s"):
+        with pytest.raises(ConfigError, match=r"audit\.interval: .* is not a duration"):
+            _ = Config(audit=AuditSection(interval=wrong)).audit_interval_s
 
 
 def test_a_store_nobody_installed_is_refused(tmp_path: Path) -> None:

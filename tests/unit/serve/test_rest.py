@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +24,7 @@ from tidewire.records.record import forget
 from tidewire.records.roles import Price, Text
 from tidewire.serve import params
 from tidewire.serve.cursor import Cursors, digest
+from tidewire.serve.params import AuditRequest
 from tidewire.serve.problems import CODES, Refused
 from tidewire.serve.render import choose, csv_rows
 from tidewire.serve.v1 import _INLINE_ROWS
@@ -213,6 +214,15 @@ def test_any_text_is_no_cursor(text: str) -> None:
         ("/v1/trad", 404, "not_found", "Did you mean 'trade'?"),
         ("/v1/types/trad", 404, "not_found", "Did you mean 'trade'?"),
         ("/v1/sources?x=1", 400, "unknown_parameter", "no parameters"),
+        (
+            "/v1/audit?frame=true",
+            400,
+            "unknown_parameter",
+            "no parameter 'frame'. Did you mean 'frames'? Valid: source",
+        ),
+        ("/v1/audit?frames=yes", 400, "invalid_query", "'yes' is not valid. Valid: false, differing, true"),
+        ("/v1/audit?type=trad", 404, "not_found", "Did you mean 'trade'?"),
+        ("/v1/audit?start=2026-01-05&end=2026-01-04", 400, "invalid_query", "must be before end"),
         ("/v1/stream", 426, "upgrade_required", "WebSocket"),
         ("/nowhere", 404, "not_found", "/v1/types"),
         ("/v1/trade/nowhere", 404, "not_found", "/v1/types"),
@@ -441,6 +451,28 @@ async def test_openapi_is_valid_and_tells_the_truth() -> None:
                 assert wrong.json().get("code") != "unknown_parameter", (path, parameter["name"])
 
 
+async def test_an_audit_is_asked_for_by_source_type_and_hour() -> None:
+    asked: list[AuditRequest] = []
+
+    async def audit(request: AuditRequest) -> dict[str, Any]:
+        asked.append(request)
+        return {"difference": 0}
+
+    async with serving(audit=audit) as served:
+        for query in (
+            "",
+            "?source=binance,okx&type=trades&type=gap&frames=differing",
+            "?start=2026-01-05T01:30:00Z&end=1767666600&ts_unit=s&frames=true",
+        ):
+            assert (await served.http.get(f"/v1/audit{query}")).json() == {"data": {"difference": 0}}
+    start, end = datetime(2026, 1, 5, 1, 30, tzinfo=UTC), datetime(2026, 1, 6, 2, 30, tzinfo=UTC)
+    assert asked == [
+        AuditRequest(),
+        AuditRequest(("binance", "okx"), ("trade", "gap"), frames="differing"),
+        AuditRequest(start=start, end=end, frames="all"),
+    ]
+
+
 def _references(node: Any) -> list[str]:
     if isinstance(node, dict):
         own = [node["$ref"]] if "$ref" in node else []
@@ -449,7 +481,7 @@ def _references(node: Any) -> list[str]:
 
 
 async def test_the_pages_around() -> None:
-    async def audit() -> dict[str, Any]:
+    async def audit(_: AuditRequest) -> dict[str, Any]:
         return {"difference": 0}
 
     async with serving(sources=lambda: [{"name": "binance"}], audit=audit) as served:
