@@ -17,7 +17,9 @@
     ├── JournalError             the write-ahead log
     │   ├── JournalFailed          a write or fsync failed: nothing is accepted any more
     │   ├── JournalCorrupt         bytes that fail their checksum where none may
-    │   └── JournalLocked          another process owns the directory
+    │   ├── JournalLocked          another process owns the directory
+    │   ├── JournalTrimmed         frames that are no longer in the directory: they are in the archive
+    │   └── ArchiveFailed          the archive cannot be reached, or refuses
     ├── BusError                 the event bus
     │   └── BusClosed
     ├── StoreError               the store
@@ -140,6 +142,27 @@ class JournalLocked(JournalError):
     """Another process owns the journal directory."""
 
     code = "journal_locked"
+
+
+class JournalTrimmed(JournalError):
+    """Frames that were asked for are no longer in the journal's directory; ``first`` is the oldest that is."""
+
+    code = "journal_trimmed"
+
+    def __init__(self, where: str, asked: int, first: int) -> None:
+        self.asked = asked
+        self.first = first
+        super().__init__(
+            f"{where}: frame {asked:,} was asked for, the oldest that is there is {first:,}. Older ones are in the "
+            "archive: `tidewire replay` and `tidewire journal export` read both, `tidewire journal restore` brings "
+            "the segments back."
+        )
+
+
+class ArchiveFailed(JournalError):
+    """The archive cannot be reached, or refuses."""
+
+    code = "archive_failed"
 
 
 class BusError(TidewireError):

@@ -42,11 +42,22 @@ class Assembler:
         self._lanes = lanes
         self._positions: dict[Stream, int] = {}
 
-    def start(self, positions: Mapping[Stream, int]) -> int:
-        """Continue these positions; returns the frame after which to read."""
+    def start(self, positions: Mapping[Stream, int], oldest: int = 1) -> int:
+        """Continue these positions; returns the frame after which to read.
+
+        A stream without a position, that of a new record type, begins with the ``oldest`` frame the journal has: its
+        first batch covers the older ones too, which cannot be read here any more.
+        """
         own = {stream: at for stream, at in positions.items() if stream.journal == self._journal}
         self._positions = {stream: own.get(stream, 0) for stream in self._streams()} | own
-        return min(self._positions.values(), default=0)
+        new = [stream for stream, at in self._positions.items() if not at]
+        if new and oldest > 1:
+            _log.warning(
+                "older frames are in the archive only; types that have no rows of them begin here",
+                types=sorted({stream.type for stream in new}),
+                frame=oldest,
+            )
+        return min((at or oldest - 1 for at in self._positions.values()), default=0)
 
     def step(self, frames: Sequence[Frame]) -> list[Batch]:
         """The batches of these frames, which follow those of the last step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -86,6 +86,10 @@ def _check_keys(data: Any, section: Any, where: str) -> None:
             valid = _names(section)
             raise ConfigError(f"{where}.{key}: no such key.{nearest(str(key), valid)} Valid: {', '.join(valid)}.")
         inner = hints[key]
+        if get_origin(inner) is Mapping and isinstance(value, Mapping):  # sections by name
+            for name, entry in value.items():
+                _check_keys(entry, get_args(inner)[1], f"{where}.{key}.{name}")
+            continue
         for option in (inner, *get_args(inner)):
             if value is not None:
                 _check_keys(value, option, f"{where}.{key}")

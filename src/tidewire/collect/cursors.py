@@ -47,6 +47,7 @@ class Cursors:
     def __init__(self) -> None:
         self._known: dict[Name, str] = {}
         self._written_in = 0
+        self._written = (0, 0)
 
     def get(self, source: str, collector: str, name: str) -> str | None:
         """Where the last frame with that name said to go on."""
@@ -80,7 +81,12 @@ class Cursors:
         self._written_in = newest
         listed = [[*name, at] for name, at in sorted(self._known.items())]
         act = control.Noted(CHECKPOINT, {"cursors": listed})
-        journal.append(_ORIGIN, control.encode(act), kind=Kind.CONTROL)
+        self._written = (self._written[1], journal.append(_ORIGIN, control.encode(act), kind=Kind.CONTROL))
+
+    def needed_from(self, accepted: int) -> int:
+        """The frame that `load` reads back to: the last checkpoint that is accepted; 0 before there is one."""
+        before, last = self._written
+        return last if last <= accepted else before
 
 
 def _until_next(journal: Frames, first: int) -> Iterable[Frame]:

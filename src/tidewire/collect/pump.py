@@ -48,8 +48,9 @@ class Pump:
 
     async def run(self, positions: Mapping[Stream, int]) -> None:
         """Continue from the sink's positions until cancelled, or until the journal closes."""
-        self.position = self._assembler.start(positions)
-        before = self._journal.read(self.position - 1, frames=1) if self.position else []
+        oldest = self._journal.first
+        self.position = self._assembler.start(positions, oldest)
+        before = self._journal.read(self.position - 1, frames=1) if self.position >= oldest else []
         last: Frame | None = before[0] if before else None
         while True:
             if self._journal.accepted == self.position:

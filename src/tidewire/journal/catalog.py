@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tidewire.errors import JournalCorrupt
+from tidewire.errors import JournalCorrupt, JournalTrimmed
 from tidewire.journal.frame import Frame
 from tidewire.journal.segment import (
     HEADER_BYTES,
@@ -72,8 +72,11 @@ def open_segments(directory: Path) -> list[SegmentFile]:
     """The segments of a directory in order; `JournalCorrupt` for headers that do not fit together."""
     found: list[SegmentFile] = []
     for path in sorted(directory.glob("*" + SUFFIX)):
-        with path.open("rb") as file:
-            header = Header.decode(file.read(HEADER_BYTES), path)
+        try:
+            with path.open("rb") as file:
+                header = Header.decode(file.read(HEADER_BYTES), path)
+        except FileNotFoundError:  # trimmed by its owner since it was listed
+            continue
         if path.name != f"{header.first:020d}{SUFFIX}":
             raise JournalCorrupt(
                 f"{path} begins with sequence {header.first} by its header; a segment is named by its first sequence, "
@@ -129,7 +132,8 @@ def blocks(file: SegmentFile, decoder: Decoder, limits: Limits) -> Iterator[tupl
 class Catalog:
     """Reads frames by sequence from the segments of one journal.
 
-    ``add`` may be called from the thread that writes; everything else belongs to one thread.
+    ``add`` may be called from the thread that writes; everything else belongs to one thread. A read that is under way
+    keeps the list of segments it began with.
     """
 
     def __init__(self, files: list[SegmentFile]) -> None:
@@ -137,9 +141,25 @@ class Catalog:
         self._decoder = Decoder()
         self._used: dict[int, SegmentFile] = {}
 
+    @property
+    def first(self) -> int:
+        """The oldest frame there is; 1 while there is none."""
+        return self.files[0].first if self.files else 1
+
     def add(self, file: SegmentFile) -> None:
         """The journal goes on in another segment."""
         self.files.append(file)
+
+    def below(self, first: int) -> list[SegmentFile]:
+        """The segments before the one that begins with ``first``."""
+        return [file for file in self.files if file.first < first]
+
+    def drop(self, segments: Sequence[SegmentFile]) -> None:
+        """Forget the oldest segments: they are about to be removed."""
+        for file in segments:
+            self._used.pop(file.first, None)
+        # In place: the thread that writes may be adding one.
+        del self.files[: len(segments)]
 
     def infos(self, last: int, newest: Place) -> list[SegmentInfo]:
         """The segments up to the newest in use; ``last`` is the last sequence that counts."""
@@ -153,26 +173,35 @@ class Catalog:
         return infos
 
     def read(self, limits: Limits) -> list[Frame]:
-        """Frames after ``limits.after`` in order; `JournalCorrupt` names file and offset of what is damaged."""
+        """Frames after ``limits.after`` in order; `JournalCorrupt` names file and offset of what is damaged.
+
+        `JournalTrimmed` when the first of them is no longer there.
+        """
         frames: list[Frame] = []
         room = limits.bytes_
-        place = max(0, bisect_right(self.files, limits.after + 1, key=_first) - 1)
-        while place < len(self.files) and len(frames) < limits.frames and room > 0:
+        files = self._files_after(limits.after)
+        place = 0
+        while place < len(files) and len(frames) < limits.frames and room > 0:
             part = Limits(limits.after, limits.upto, limits.frames - len(frames), room)
-            for done in self._segment(place, part):
+            for done in self._segment(files, place, part):
                 frames.extend(done)
                 room -= sum(len(frame.payload) for frame in done)
             place += 1
         return frames
 
     def scan(self, limits: Limits, source: str | None, start_ns: int | None, end_ns: int | None) -> Iterator[Frame]:
-        """Frames by sequence, source and wall time in ``[start_ns, end_ns)``, in order."""
-        place = max(0, bisect_right(self.files, limits.after + 1, key=_first) - 1)
-        if start_ns is not None:
-            # Walls never go back and a header holds its first frame's: all before this segment is too early.
-            place = max(place, bisect_left(self.files, start_ns, key=_created) - 1)
-        while place < len(self.files):
-            for done in self._segment(place, limits):
+        """Frames by sequence, source and wall time in ``[start_ns, end_ns)``, in order.
+
+        `JournalTrimmed` when some that were asked for may no longer be there.
+        """
+        if start_ns is None or not self.files or start_ns <= self.files[0].header.created_ns:
+            files = self._files_after(limits.after)
+        else:  # walls never go back: whatever was trimmed is too early
+            files = self._files_after(max(limits.after, self.first - 1))
+            # A header holds its first frame's wall: all before this segment is too early as well.
+            files = files[max(0, bisect_left(files, start_ns, key=_created) - 1) :]
+        for place in range(len(files)):
+            for done in self._segment(files, place, limits):
                 for frame in done:
                     if end_ns is not None and frame.wall_ns >= end_ns:
                         return
@@ -180,23 +209,33 @@ class Catalog:
                         start_ns is None or frame.wall_ns >= start_ns
                     ):
                         yield frame
-            place += 1
 
-    def _segment(self, place: int, limits: Limits) -> Iterator[list[Frame]]:
-        file = self.files[place]
+    def _files_after(self, after: int) -> list[SegmentFile]:
+        """The segments with the frames after ``after``."""
+        files = list(self.files)
+        if files and after + 1 < files[0].first:
+            raise JournalTrimmed(str(files[0].path.parent), after + 1, files[0].first)
+        return files[max(0, bisect_right(files, after + 1, key=_first) - 1) :]
+
+    def _segment(self, files: Sequence[SegmentFile], place: int, limits: Limits) -> Iterator[list[Frame]]:
+        file = files[place]
         last = limits.upto
-        if place + 1 < len(self.files):
-            last = min(last, self.files[place + 1].first - 1)
+        if place + 1 < len(files):
+            last = min(last, files[place + 1].first - 1)
         if last < file.first or last <= limits.after:
             return
         self._remember(file)
         good, where, why = file.first - 1, HEADER_BYTES, "nothing more is written"
-        for offset, done in blocks(file, self._decoder, limits._replace(upto=last)):
-            if done.frames:
-                yield done.frames
-            if done.stop is Stop.LIMIT:
-                return
-            good, where, why = done.last, offset + done.used, done.why
+        try:
+            for offset, done in blocks(file, self._decoder, limits._replace(upto=last)):
+                if done.frames:
+                    yield done.frames
+                if done.stop is Stop.LIMIT:
+                    return
+                good, where, why = done.last, offset + done.used, done.why
+        except FileNotFoundError:
+            asked = max(limits.after + 1, file.first)
+            raise JournalTrimmed(str(file.path.parent), asked, max(self.first, last + 1)) from None
         raise JournalCorrupt(
             f"{file.path} at byte {where}: frame {good + 1} of {last} cannot be read: {why}. "
             "Restore the segment from a copy; `tidewire journal verify` lists all that is damaged."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +12,19 @@ from tidewire.errors import JournalFailed
 from tidewire.journal.catalog import Place
 from tidewire.journal.config import Durability, JournalConfig
 from tidewire.journal.frame import Frame
-from tidewire.journal.writer import SegmentWriter
+from tidewire.journal.writer import DiskFull, SegmentWriter
 from tidewire.records.clock import Clock
 
 FRAMES = telemetry.counter("journal_frames", "Frames written to the journal", ["source"])
 BYTES = telemetry.counter("journal_payload_bytes", "Payload bytes written to the journal", ["source"])
 COMMITS = telemetry.counter("journal_commits", "Groups of frames committed")
 COMMIT_SECONDS = telemetry.histogram("journal_commit_seconds", "Time to write and sync a group of frames")
+BLOCKED = telemetry.counter(
+    "journal_blocked_seconds", "Time the journal could accept nothing because its disk was full"
+)
+
+RETRY_S = 1.0
+"""How often a full disk is tried again."""
 
 _log = telemetry.log("journal")
 
@@ -37,6 +42,9 @@ class Committer:
 
     ``announce`` and ``fail`` are called in that thread: ``announce`` for each group, in order, when it is as durable
     as its sources ask; ``fail`` at most once, after which nothing is announced any more.
+
+    A full disk is no failure: the group waits, with all that comes behind it, and is written again each second until
+    there is room, or until the committer is stopped. ``blocked`` says why meanwhile.
     """
 
     def __init__(
@@ -61,6 +69,8 @@ class Committer:
         self._size = 0
         self._hurry = False
         self._stopping = False
+        self.blocked: str | None = None
+        """Why nothing can be accepted now, if so."""
         # A daemon: a process that forgets to close must still be able to end.
         self._thread = threading.Thread(target=self._run, name="journal-commit", daemon=True)
 
@@ -83,6 +93,11 @@ class Committer:
             self._hurry = True
             self._changed.notify()
 
+    def retry(self) -> None:
+        """There may be room again: try now."""
+        with self._changed:
+            self._changed.notify()
+
     def stop(self) -> None:
         """Commit what is pending, seal the segment, end the thread; returns when that is done. Blocks."""
         with self._changed:
@@ -95,9 +110,11 @@ class Committer:
             while (group := self._take()) is not None:
                 self._commit(group)
             self._writer.seal()
+            self._let_go()
         except Exception as error:
-            failed = JournalFailed(_explain(error, self._directory))
-            failed.__cause__ = error
+            failed = error if isinstance(error, JournalFailed) else JournalFailed(_explain(error, self._directory))
+            if failed is not error:
+                failed.__cause__ = error
             _log.error("journal_failed", directory=str(self._directory), error=str(failed))
             self._fail(failed)
             self._let_go()
@@ -124,7 +141,7 @@ class Committer:
     def _commit(self, group: Group) -> None:
         start = self._clock.mono_ns()
         wanted = self._tally(group.frames)
-        self._writer.write(group.frames)
+        self._write(group.frames)
         if wanted is Durability.DISK:
             self._writer.sync()
         self._announce(group, self._writer.place)
@@ -132,6 +149,45 @@ class Committer:
             self._writer.sync()
         COMMITS.inc()
         COMMIT_SECONDS.observe((self._clock.mono_ns() - start) / 1e9)
+
+    def _write(self, frames: list[Frame]) -> None:
+        """Hand frames to the operating system, however long its disk is full; `JournalFailed` if stopped meanwhile."""
+        last = False
+        while True:
+            try:
+                self._writer.write(frames, to_the_brim=self._stopping)
+            except DiskFull as full:
+                self._block(str(full))
+                if last:
+                    raise self._give_up(len(frames)) from full
+            else:
+                self._unblock()
+                return
+            tried = self._clock.mono_ns()
+            with self._changed:
+                if not self._stopping:
+                    self._changed.wait(RETRY_S)
+                last = self._stopping  # one more try, then no more
+            BLOCKED.inc((self._clock.mono_ns() - tried) / 1e9)
+
+    def _block(self, why: str) -> None:
+        if self.blocked is None:
+            _log.error("journal_disk_full", directory=str(self._directory), why=why)
+        self.blocked = f"disk full: {why}. Nothing is accepted until there is room"
+
+    def _unblock(self) -> None:
+        if self.blocked is not None:
+            self.blocked = None
+            _log.warning("journal_disk_has_room", directory=str(self._directory))
+
+    def _give_up(self, taken: int) -> JournalFailed:
+        self._writer.seal()  # what was accepted; takes no room
+        with self._mutex:
+            lost = taken + len(self._frames)
+        return JournalFailed(
+            f"The disk of the journal {self._directory} was still full when it was closed: {lost:,} frames that had "
+            "been received were not accepted. All that was accepted is safe. Free space, then start again."
+        )
 
     def _tally(self, frames: list[Frame]) -> Durability:
         """Count the frames by source; the strongest durability among them."""
@@ -153,8 +209,6 @@ class Committer:
 
 def _explain(error: Exception, directory: Path) -> str:
     after = "Nothing is accepted any more; all that was accepted is safe."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk of the journal {directory} is full: {error}. {after} Free space, then start again."
     if isinstance(error, OSError):
         return f"Writing the journal {directory} failed: {error}. {after} Check the disk, then start again."
     return f"Writing the journal {directory} failed: {error!r}. {after}"

@@ -38,6 +38,8 @@ class JournalConfig:
     """Accepted frames kept in memory for readers near the head."""
     max_frame: int = 16 * MIB
     """Larger payloads are stored in chunks of this size."""
+    min_free: int = 0
+    """Below this much free on its disk the journal counts as full, so that its neighbours keep some room."""
     durability: Mapping[str, Durability] = field(default_factory=dict[str, Durability])
     """By source; ``disk`` where nothing is said."""
 
@@ -49,6 +51,7 @@ class JournalConfig:
             ("pending_bytes", self.pending_bytes, 1, 1 << 40),
             ("recent_bytes", self.recent_bytes, 0, 1 << 40),
             ("max_frame", self.max_frame, 1, 1024 * MIB),
+            ("min_free", self.min_free, 0, 1 << 50),
         )
         for name, found, least, most in limits:
             if not least <= found <= most:

@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+UNFINISHED = ".tmp"
+"""Behind the name of a file that does not have all its bytes yet."""
+
 
 class Files(Protocol):
     """Writing to files. Every method raises `OSError`; none retries a sync."""
@@ -50,6 +53,10 @@ class Files(Protocol):
 
     def sync_directory(self, path: Path) -> None:
         """Return when creations, renames and removals in the directory are on disk."""
+        ...
+
+    def free(self, path: Path) -> int:
+        """Bytes that this user may still write on the disk of a directory."""
         ...
 
 
@@ -113,3 +120,22 @@ class OsFiles:
             self.sync(descriptor)
         finally:
             os.close(descriptor)
+
+    def free(self, path: Path) -> int:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+
+def write_whole(files: Files, path: Path, data: bytes) -> None:
+    """Make a file that is there with all its bytes or not at all, whatever happens meanwhile; on disk on return."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    # What is there already is written over, not emptied first: on a full disk its room could not be had again.
+    descriptor = files.open(unfinished, create=not unfinished.exists())
+    try:
+        files.write(descriptor, data, 0)
+        files.truncate(descriptor, len(data))
+        files.sync(descriptor)
+    finally:
+        files.close(descriptor)
+    files.rename(unfinished, path)
+    files.sync_directory(path.parent)

@@ -1,7 +1,8 @@
 """The journal: the write-ahead log of frames of one node.
 
 A frame is appended (it has its place), then accepted (it is as durable as its source asks). Readers never see a frame
-that is not accepted. A failed write or sync ends acceptance for good: the process must stop and recover.
+that is not accepted. A failed write or sync ends acceptance for good: the process must stop and recover. A full disk
+does not: frames wait, and are accepted once there is room.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from tidewire import telemetry
 from tidewire.errors import JournalError, JournalFailed
-from tidewire.journal.catalog import Catalog, Place, SegmentInfo, open_segments
+from tidewire.journal.catalog import Catalog, Place, SegmentFile, SegmentInfo, open_segments
 from tidewire.journal.commit import Committer, Group
 from tidewire.journal.config import MIB, Durability, JournalConfig
 from tidewire.journal.files import Files, OsFiles
@@ -27,6 +28,7 @@ from tidewire.journal.recent import Recent
 from tidewire.journal.recovery import inspect, repair, sweep
 from tidewire.journal.segment import FRAME_BYTES, MAX_CHUNKS, Limits
 from tidewire.journal.stamp import Stamper
+from tidewire.journal.trim import Mark, begin_of, keep_spare, read_mark, remove, write_mark
 from tidewire.journal.writer import SegmentWriter
 from tidewire.records.clock import Clock, Rng, SystemRng
 
@@ -58,7 +60,7 @@ class Journal:
 
     committer: type[Committer] = Committer
 
-    def __init__(self, directory: Path, clock: Clock, config: JournalConfig, opened: _Opened) -> None:
+    def __init__(self, directory: Path, clock: Clock, config: JournalConfig, opened: _Opened, files: Files) -> None:
         self.directory = directory
         self.uuid = opened.uuid
         self.head = opened.last
@@ -68,6 +70,7 @@ class Journal:
         self.failed: JournalFailed | None = None
         """Why nothing is accepted any more, if so."""
         self._config = config
+        self._files = files
         self._most_payload = config.max_frame * MAX_CHUNKS
         self._stamper = Stamper(clock, opened.wall_ns)
         self._catalog = opened.catalog
@@ -75,6 +78,7 @@ class Journal:
         self._recent = Recent(config.recent_bytes)
         self._pending = 0
         self._place = opened.writer.place
+        self._trimming: asyncio.Task[int] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._order = itertools.count()
@@ -102,8 +106,9 @@ class Journal:
         need a later version; `JournalFailed` if the file system refuses.
         """
         config = config or JournalConfig()
-        opened = await asyncio.to_thread(_open, directory, config, files or OsFiles(), rng or SystemRng())
-        journal = cls(directory, clock, config, opened)
+        files = files or OsFiles()
+        opened = await asyncio.to_thread(_open, directory, config, files, rng or SystemRng())
+        journal = cls(directory, clock, config, opened, files)
         _log.info("journal_open", directory=str(directory), journal=journal.uuid, head=journal.head)
         return journal
 
@@ -134,6 +139,20 @@ class Journal:
         self._pending += size
         self._committer.put(Frame(sequence, wall, mono, kind, origin, cursor, payload), size)
         return sequence
+
+    @property
+    def first(self) -> int:
+        """The oldest sequence that is there; 1 in a journal that was never trimmed."""
+        return self._catalog.first
+
+    @property
+    def blocked(self) -> str | None:
+        """Why nothing can be accepted for now (a full disk), if so; what was appended waits."""
+        return self._committer.blocked
+
+    def retry(self) -> None:
+        """There may be room on the disk again: do not wait for the next try."""
+        self._committer.retry()
 
     def horizon(self) -> int:
         """UTC nanoseconds that no frame appended from now on is stamped before.
@@ -183,7 +202,7 @@ class Journal:
         """Accepted frames after ``after``, in order; from memory when recent, else from disk.
 
         At most ``frames`` of them; stops behind the frame that reaches ``bytes_`` of payload. Empty at the end.
-        `JournalCorrupt` names file and offset of damage.
+        `JournalCorrupt` names file and offset of damage, `JournalTrimmed` the oldest frame that is there.
         """
         if after >= self.accepted:
             return []
@@ -226,6 +245,41 @@ class Journal:
         """The segments with accepted frames, oldest first."""
         return self._catalog.infos(self.accepted, self._place)
 
+    async def trim(self, first: int) -> int:
+        """Remove the segments before the one that begins with frame ``first``; returns how many.
+
+        Whether anybody still needs them is the caller's business. `JournalFailed` if the mark cannot be written, and
+        then nothing is removed.
+        """
+        if self._trimming is not None:
+            await asyncio.wait((self._trimming,))
+        if self._closing is not None:
+            return 0
+        # Shielded: a mark that was written is followed by the removal.
+        self._trimming = asyncio.ensure_future(self._trim(first))
+        return await asyncio.shield(self._trimming)
+
+    async def _trim(self, first: int) -> int:
+        segments = self.segments()
+        if not any(segment.first == first and segment.last >= first for segment in segments):
+            raise ValueError(f"Frame {first} begins no segment with accepted frames; nothing was trimmed.")
+        old = self._catalog.below(first)
+        if not old:
+            return 0
+        try:
+            await asyncio.to_thread(write_mark, self.directory, Mark(self.uuid, first), self._files)
+        except OSError as error:
+            raise JournalFailed(
+                f"The journal {self.directory} cannot be trimmed: {error}. Nothing was removed."
+            ) from error
+        self._catalog.drop(old)
+        await asyncio.to_thread(self._remove, old)
+        return len(old)
+
+    def _remove(self, old: list[SegmentFile]) -> None:
+        remove(old, self._files)
+        self.retry()
+
     async def drain(self) -> None:
         """Accept all that was appended so far, without waiting for the group to fill."""
         if self.accepted < self.head:
@@ -244,6 +298,8 @@ class Journal:
             raise JournalFailed(str(self.failed)) from self.failed
 
     async def _close(self) -> None:
+        if self._trimming is not None:
+            await asyncio.wait((self._trimming,))
         await asyncio.to_thread(self._committer.stop)
         self._closed = True
         if self._lock is not None:
@@ -322,6 +378,10 @@ def _open(directory: Path, config: JournalConfig, files: Files, rng: Rng) -> _Op
 def _recover(directory: Path, config: JournalConfig, files: Files, rng: Rng, lock: int) -> _Opened:
     sweep(directory, files)
     segments = open_segments(directory)
+    below = begin_of(directory, segments, read_mark(directory))
+    remove(segments[:below], files)
+    del segments[:below]
+    keep_spare(directory, files)
     catalog = Catalog(segments)
     if not segments:
         name = str(uuid.UUID(hex=rng.token(16), version=4))

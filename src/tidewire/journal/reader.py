@@ -10,15 +10,17 @@ from tidewire.errors import JournalCorrupt, NotFound
 from tidewire.journal.catalog import Catalog, Place, SegmentFile, SegmentInfo, open_segments
 from tidewire.journal.config import MIB
 from tidewire.journal.frame import Frame
-from tidewire.journal.recovery import inspect
+from tidewire.journal.recovery import damage, inspect
 from tidewire.journal.segment import SUFFIX, Limits, Stop
+from tidewire.journal.trim import begin_of, read_mark
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something wrong with a journal.
 
-    ``level``: ``torn`` (an unfinished end, cut when it is next opened), ``corrupt`` or ``missing``.
+    ``level``: ``torn`` (an unfinished end, cut when it is next opened), ``corrupt`` or ``missing``. ``path`` is a
+    segment, or the name of an object of the archive.
     """
 
     level: str
@@ -30,7 +32,8 @@ class Finding:
 class JournalReader:
     """The frames of a directory as they are now; a torn tail is left out.
 
-    `NotFound` if there is no journal, `JournalCorrupt` if its files do not fit together.
+    `NotFound` if there is no journal, `JournalCorrupt` if its files do not fit together. Reading before the oldest
+    frame raises `JournalTrimmed`, reading to the end of a newest segment that is damaged `JournalCorrupt`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -41,16 +44,26 @@ class JournalReader:
                 f"There is no journal in {directory}: a journal is a directory with files named like "
                 f"{1:020d}{SUFFIX}. Name the directory that the process writes to."
             )
+        del files[: begin_of(directory, files, read_mark(directory))]
         self.uuid = files[0].header.uuid
         tail = inspect(files[-1])
+        self._damage = damage(files[-1], tail)
         self.accepted = tail.last
         """The last sequence that is there."""
         self._place = Place(files[-1].first, tail.end)
         self._catalog = Catalog(files)
 
+    @property
+    def first(self) -> int:
+        """The oldest sequence that is there."""
+        return self._catalog.first
+
     def read(self, after: int, *, frames: int = 4096, bytes_: int = 8 * MIB) -> list[Frame]:
         """Frames after ``after``, in order: at most ``frames``, stopping behind the one that reaches ``bytes_``."""
-        return self._catalog.read(Limits(after, self.accepted, frames, bytes_))
+        found = self._catalog.read(Limits(after, self.accepted, frames, bytes_))
+        if not found:
+            self._ends()
+        return found
 
     def scan(
         self,
@@ -61,7 +74,16 @@ class JournalReader:
         end_ns: int | None = None,
     ) -> Iterator[Frame]:
         """Frames in order: after a sequence, of a source, with wall time in ``[start_ns, end_ns)``."""
-        return self._catalog.scan(Limits(after, self.accepted), source, start_ns, end_ns)
+        yield from self._catalog.scan(Limits(after, self.accepted), source, start_ns, end_ns)
+        self._ends()
+
+    def _ends(self) -> None:
+        """All that can be read was read; `JournalCorrupt` if that is not all there was."""
+        if self._damage:
+            raise JournalCorrupt(
+                f"{self.directory}: nothing can be read behind frame {self.accepted:,}: {self._damage}. Restore the "
+                "newest segment from a copy; `tidewire journal verify` shows the place."
+            )
 
     def segments(self) -> list[SegmentInfo]:
         """The segments, oldest first."""
@@ -72,6 +94,7 @@ class JournalReader:
         findings: list[Finding] = []
         try:
             files = open_segments(self.directory)
+            del files[: begin_of(self.directory, files, read_mark(self.directory))]
         except JournalCorrupt as error:
             return [Finding("corrupt", self.directory, 0, str(error))]
         for place, file in enumerate(files):
@@ -82,10 +105,12 @@ class JournalReader:
 
 def _check(file: SegmentFile, follower: SegmentFile | None) -> Iterator[Finding]:
     tail = inspect(file)
-    if tail.stop is Stop.ODD:
+    if follower is None:
+        why = damage(file, tail)
+        if why or tail.stop is Stop.BAD:
+            yield Finding("corrupt" if why else "torn", file.path, tail.end, why or tail.why)
+    elif tail.stop in (Stop.ODD, Stop.BAD):
         yield Finding("corrupt", file.path, tail.end, tail.why)
-    elif tail.stop is Stop.BAD:
-        yield Finding("corrupt" if follower else "torn", file.path, tail.end, tail.why)
-    elif follower and tail.last != follower.first - 1:
+    elif tail.last != follower.first - 1:
         what = f"frames {tail.last + 1} to {follower.first - 1} are missing"
         yield Finding("missing", file.path, tail.end, what)

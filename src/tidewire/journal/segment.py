@@ -270,6 +270,16 @@ class Decoder:
                 room += len(payload)
 
 
+def closing_frame(data: bytes, last: int) -> int:
+    """The sequence of the whole frame after frame ``last`` that ends these bytes; 0 if they do not end with one."""
+    size = len(data)
+    for at in range(size - FRAME_BYTES + 1):
+        length, checksum, sequence = _FRAME.unpack_from(data, at)[:3]
+        if length == size - at and sequence > last and xxh3_64_intdigest(memoryview(data)[at + 12 :]) == checksum:
+            return sequence
+    return 0
+
+
 def _too_short(length: int, parts: list[bytes]) -> tuple[Stop, str]:
     if length:
         return Stop.BAD, f"the frame says it is {length} bytes long; the least is {FRAME_BYTES}"

@@ -24,6 +24,11 @@ class Frames(Protocol):
         """Which journal."""
         ...
 
+    @property
+    def first(self) -> int:
+        """Its oldest frame."""
+        ...
+
     def read(self, after: int, *, frames: int = 4_096, bytes_: int = 8 << 20) -> list[Frame]:
         """The next frames."""
         ...
@@ -49,7 +54,7 @@ class Replay:
 
     def steps(self) -> Iterator[Sequence[Batch]]:
         """Processed batches, step by step, from the first frame on; progress marks at the end."""
-        after = self._assembler.start({})
+        after = self._assembler.start({}, self._source.first)
         last: Frame | None = None
         while frames := self._source.read(after, frames=self._cut()):
             last = frames[-1]

@@ -102,6 +102,7 @@ def up(
 def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     """Read a configuration and say what is wrong with it, without touching the network."""
     from tidewire.collect import AppRegistry
+    from tidewire.runtime.archiving import keeper_config, objects_of
     from tidewire.runtime.config import load
     from tidewire.runtime.platform import chosen_apps, make_store
 
@@ -112,6 +113,8 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     make_store(loaded.config, loaded.data_dir)
     loaded.config.journal_config()
     _ = loaded.config.audit_interval_s
+    keeper_config(loaded.config)
+    objects_of(loaded.config.journal.archive, loaded.data_dir)
     names = [source.source.name for source in loaded.sources]
     if as_json:
         show_json({"config": loaded.origin, "sources": names, "data_dir": str(loaded.data_dir)})
@@ -223,7 +226,7 @@ def replay(
     data: DataOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Run a journal through today's code into an empty store."""
+    """Run a journal, with what was archived of it, through today's code into an empty store."""
     from tidewire.runtime import replaying
 
     done = run(replaying.replay(configured(config), data_dir_of(config, data), into, console if not as_json else None))
@@ -231,6 +234,9 @@ def replay(
         show_json(done)
         return
     console.print(f"{done['frames']:,} frames, {done['rows']:,} rows stored in {into}", highlight=False)
+    if done["expired"] or done["first"] > 1:
+        said = f"begins with frame {done['first']:,}; {done['expired']:,} later frames have expired in the archive"
+        errors.print(f"[yellow]note[/yellow] not the whole journal: it {said}.", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,25 @@ DEFAULT_FILE = "tidewire.yaml"
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
+_SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*)")
+_UNITS = (
+    {"B": 1}
+    | {f"{letter}B": 1_000**power for power, letter in enumerate("KMGT", 1)}
+    | {f"{letter}iB": 1_024**power for power, letter in enumerate("KMGT", 1)}
+)
+
+
+def size(text: str | int, where: str) -> int:
+    """A size such as ``20GB`` or ``512MiB`` in bytes; a bare number is bytes."""
+    match = _SIZE.fullmatch(str(text).strip())
+    unit = (match["unit"] or "B") if match is not None else ""
+    if match is None or unit not in _UNITS:
+        raise ConfigError(
+            f"{where}: {text!r} is no size. Valid: a number of bytes, or with a unit: {', '.join(_UNITS)}."
+        )
+    return round(float(match["number"]) * _UNITS[unit])
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars: ``no`` and ``1:30`` and ``2024-01-01`` and ``000001`` stay text; a key stands once."""
 
@@ -58,6 +77,34 @@ class Log(Section, frozen=True):
     form: Literal["console", "json"] = "console"
 
 
+class KeepSection(Section, frozen=True):
+    """What stays in the journal's directory though it is archived; 0 sets no limit."""
+
+    days: float = 7.0
+    bytes: str | int = "20GB"
+
+
+class RetentionSection(Section, frozen=True):
+    """How long frames stay in the archive; 0 sets no limit."""
+
+    days: float = 0.0
+    bytes: str | int = "0"
+
+
+class ArchiveSection(Section, frozen=True):
+    """Where sealed segments go. ``url`` is empty for the directory ``archive`` beside the journal. Write keys as
+    ``${VARIABLE}``, not into the file.
+    """
+
+    enabled: bool = True
+    url: str = ""
+    endpoint: str = ""
+    region: str = ""
+    access_key_id: str = ""
+    secret_access_key: str = ""
+    retention: Mapping[str, RetentionSection] = {}
+
+
 class JournalSection(Section, frozen=True):
     """The write-ahead log. ``durability`` by source: disk (default), os or none."""
 
@@ -65,6 +112,9 @@ class JournalSection(Section, frozen=True):
     commit_bytes: int = 1 << 20
     segment_bytes: int = 64 << 20
     durability: Mapping[str, Literal["disk", "os", "none"]] = {}
+    min_free: str | int = "512MB"
+    keep: KeepSection = KeepSection()
+    archive: ArchiveSection = ArchiveSection()
 
 
 class PipeSection(Section, frozen=True):
@@ -125,6 +175,7 @@ class Config(Section, frozen=True):
             commit_ms=section.commit_ms,
             commit_bytes=section.commit_bytes,
             durability=durability,
+            min_free=size(section.min_free, "journal.min_free"),
         )
 
     @property

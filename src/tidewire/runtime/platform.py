@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,11 +14,12 @@ from tidewire.bus import Full, MemoryBus
 from tidewire.collect import App, AppRegistry, Context, Cursors, Filler, Parser, SourceConfig, StreamWatch
 from tidewire.collect.config import seconds
 from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
-from tidewire.journal import Journal
+from tidewire.journal import Journal, Keeper
 from tidewire.records.clock import Clock, Rng, SystemClock, SystemRng, UpstreamClock
 from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
+from tidewire.runtime.archiving import make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
 from tidewire.runtime.gaps import StoreLedger, last_rows
@@ -61,6 +63,7 @@ class Tidewire:
         self.pipe: Pipe
         self.auditing: Auditing
         self.self_audit: SelfAudit
+        self.keeper: Keeper | None = None
         self.gateway: Gateway
         self._tasks: list[asyncio.Task[None]] = []
         self._started: list[str] = []
@@ -104,6 +107,9 @@ class Tidewire:
         self.auditing = Auditing(self.store, self._every_parser, lambda: journals_at(data))
         self.self_audit = SelfAudit(self.store, self.bus, self.clock, self.rng, config.audit_interval_s)
         self._spawn("audit", self.self_audit.run())
+        self.keeper = make_keeper(config, data, self.journal, self.store, self.cursors, self.clock)
+        if self.keeper is not None:
+            self._spawn("archive", self.keeper.run())
         self.gateway = Gateway(self._platform(), ServeConfig(host=config.listen.host, port=config.listen.port))
         await self.gateway.start()
         self._started.append("gateway")
@@ -117,7 +123,7 @@ class Tidewire:
                 task.cancel()
         await asyncio.gather(*(self._stop_app(app) for app in self.apps))
         if "journal" in self._started and self.journal.failed is None:
-            await self.journal.drain()
+            await self._drain_journal()
             await self._drain_pipe()
         for task in self._tasks:
             task.cancel()
@@ -137,6 +143,12 @@ class Tidewire:
             await app.stop()
         except Exception:
             _log.exception("source did not stop cleanly", source=app.name)
+
+    async def _drain_journal(self) -> None:
+        """Accept what waits. Behind a full disk that may never end: closing then says how much was not accepted."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0 if self.journal.blocked else DRAIN_S):
+                await self.journal.drain()
 
     async def _drain_pipe(self) -> None:
         if "bus" not in self._started or not any(task.get_name() == "pipe" for task in self._tasks):
@@ -253,9 +265,14 @@ class Tidewire:
         return found
 
     def health(self) -> Health:
-        """Ready when the journal accepts and the pipe runs; a difference in the books is told and stops nothing."""
+        """Ready when the journal accepts and the pipe runs.
+
+        A difference in the books, or an archive that cannot be reached, is told and stops nothing.
+        """
+        keeper = self.keeper
         checks = {
-            "journal": "ok" if self.journal.failed is None else str(self.journal.failed),
+            "journal": str(self.journal.failed or self.journal.blocked or "ok"),
+            "archive": "off" if keeper is None else keeper.problem or "ok",
             "pipe": "ok" if self.failure is None else str(self.failure),
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
             **{f"source {app.name}": app.health().state for app in self.apps},

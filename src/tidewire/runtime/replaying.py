@@ -1,4 +1,4 @@
-"""``tidewire replay``: a journal through today's code into an empty store."""
+"""``tidewire replay``: a journal and its archive through today's code into an empty store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tidewire.collect import AppRegistry, Parser
 from tidewire.errors import InputError
-from tidewire.journal import JournalReader
 from tidewire.records.instrument import InstrumentBook
 from tidewire.replay import Replay
+from tidewire.runtime.archiving import history_of
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import make_store
 from tidewire.watch.audit import Accepted, audit
@@ -26,8 +26,8 @@ def parsers(loaded: Loaded) -> dict[str, Parser]:
 
 
 async def replay(loaded: Loaded, data_dir: Path, into: Path, console: Console | None) -> dict[str, Any]:
-    """Fill the store of ``into`` from the journal of ``data_dir``; the journal is only read."""
-    reader = JournalReader(data_dir / "journal")
+    """Fill the store of ``into`` from the journal of ``data_dir`` and its archive; both are only read."""
+    reader = history_of(loaded.config, data_dir)
     into.mkdir(parents=True, exist_ok=True)
     store = make_store(loaded.config, into)
     await store.open()
@@ -45,6 +45,8 @@ async def replay(loaded: Loaded, data_dir: Path, into: Path, console: Console | 
             "frames": run.frames,
             "rows": books.totals.get("stored", 0),
             "difference": books.difference,
+            "first": reader.first,
+            "expired": reader.expired,
             "into": str(into),
         }
     finally:

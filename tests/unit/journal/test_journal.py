@@ -13,6 +13,7 @@ from tidewire.errors import ConfigError, JournalCorrupt, JournalError, JournalFa
 from tidewire.journal import Durability, Frame, Journal, JournalConfig, JournalReader, Kind, Origin
 from tidewire.journal.catalog import BLOCK_BYTES
 from tidewire.journal.segment import Header
+from tidewire.journal.synced import SYNCED
 from tidewire.records.clock import ManualClock, SeededRng
 from unit.journal.power import SpyFiles, broken_disk, full_disk
 
@@ -290,12 +291,21 @@ def _no_sync(files: SpyFiles) -> None:
     files.fail_sync = broken_disk()
 
 
-def _no_space(files: SpyFiles) -> None:
-    files.fail_write = full_disk()
+def _no_write(files: SpyFiles) -> None:
+    files.fail_write = broken_disk()
+
+
+def _no_space_in_a_sync(files: SpyFiles) -> None:
+    files.fail_sync = full_disk()
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"), [(_no_sync, "Input/output error.*Check the disk"), (_no_space, "is full.*Free space")]
+    ("fault", "says"),
+    [
+        (_no_sync, "Input/output error.*Check the disk"),
+        (_no_write, "Input/output error.*Check the disk"),
+        (_no_space_in_a_sync, "No space left.*Check the disk"),
+    ],
 )
 async def test_a_fault_ends_acceptance(tmp_path: Path, fault: Callable[[SpyFiles], None], says: str) -> None:
     files = SpyFiles()
@@ -330,20 +340,6 @@ async def test_a_fault_ends_acceptance(tmp_path: Path, fault: Callable[[SpyFiles
     await again.close()
 
 
-async def test_a_full_disk_at_a_new_segment(tmp_path: Path) -> None:
-    files = SpyFiles()
-    journal = await Journal.open(tmp_path / "j", ManualClock(), SMALL, files=files)
-    files.fail_write = full_disk()
-    with pytest.raises(JournalFailed, match="is full"):
-        await journal.accept(journal.append(FEED, b"x"))
-    with pytest.raises(JournalFailed):
-        await journal.close()
-    again = await Journal.open(tmp_path / "j", ManualClock(), SMALL)
-    assert (again.head, again.append(FEED, b"x")) == (0, 1)
-    await again.close()
-    assert [path.name for path in sorted((tmp_path / "j").iterdir())] == [f"{1:020d}.seg", "LOCK"]
-
-
 async def test_lock(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path, ManualClock(), SMALL)
     with pytest.raises(JournalLocked, match=rf"in use by process {os.getpid()}.*choose another directory"):
@@ -358,6 +354,7 @@ async def test_torn_tail_at_every_byte(tmp_path: Path) -> None:
     name = f"{1:020d}.seg"
     data = (tmp_path / "j" / name).read_bytes()
     two = data.rindex(b"payload 2") + len(b"payload 2")
+    # What stood there was never synced, or the disk would have kept it: a note of the two whole frames at most.
     for cut in range(two, len(data)):
         directory = tmp_path / str(cut)
         directory.mkdir()
@@ -381,13 +378,67 @@ async def test_stale_frames_behind_the_tear_do_not_come_back(tmp_path: Path) -> 
     data = bytearray(path.read_bytes())
     two = data.rindex(b"payload 2")
     data[two] ^= 1  # frame 2 is torn; frame 3 behind it is whole and of the length that will fit
-    path.write_bytes(data)
+    # As a power cut in the middle of the first group leaves it: a reserved tail, and nothing known to be on disk.
+    path.write_bytes(data + bytes(1000))
+    (tmp_path / SYNCED).unlink()
+    assert [finding.level for finding in JournalReader(tmp_path).verify()] == ["torn"]
     journal = await Journal.open(tmp_path, ManualClock(), SMALL)
     assert journal.head == 1
     journal.append(FEED, b"PAYLOAD 2")
     await journal.drain()
     # As a process that dies now would leave it: a clean close would cut the rest.
     assert [frame.payload for frame in JournalReader(tmp_path).scan()] == [b"payload 1", b"PAYLOAD 2"]
+    await journal.close()
+
+
+def _flip(data: bytearray) -> bytes:
+    data[data.rindex(b"payload 2")] ^= 1
+    return bytes(data)
+
+
+def _zeros(data: bytearray) -> bytes:
+    two = data.rindex(b"payload 2")
+    return bytes(data[:two] + bytes(len(data) - two + 500))
+
+
+def _short(data: bytearray) -> bytes:
+    return bytes(data[: data.rindex(b"payload 2")])
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "not noted"])
+@pytest.mark.parametrize("harm", [_flip, _zeros, _short])
+async def test_damage_of_what_was_on_disk_is_not_cut(
+    tmp_path: Path, harm: Callable[[bytearray], bytes], *, noted: bool
+) -> None:
+    await filled(tmp_path, 3)
+    path = tmp_path / f"{1:020d}.seg"
+    path.write_bytes(harm(bytearray(path.read_bytes())))
+    if not noted:
+        (tmp_path / SYNCED).unlink()
+    if not noted and harm is not _flip:  # nothing tells this from a torn end
+        assert [finding.level for finding in JournalReader(tmp_path).verify()] in ([], ["torn"])
+        return
+    assert [finding.level for finding in JournalReader(tmp_path).verify()] == ["corrupt"]
+    before = path.read_bytes()
+    with pytest.raises(JournalCorrupt, match=r"behind frame 1: .*Nothing was changed.*to begin a new journal"):
+        await Journal.open(tmp_path, ManualClock(), SMALL)
+    assert path.read_bytes() == before
+    reader = JournalReader(tmp_path)
+    assert [frame.payload for frame in reader.read(0)] == [b"payload 1"]
+    with pytest.raises(JournalCorrupt, match="nothing can be read behind frame 1"):
+        reader.read(1)
+    with pytest.raises(JournalCorrupt, match="nothing can be read behind frame 1"):
+        list(reader.scan())
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(24), b"\xff" * 24])
+async def test_a_broken_note_of_what_is_on_disk_says_nothing(tmp_path: Path, content: bytes) -> None:
+    await filled(tmp_path, 3)
+    path = tmp_path / f"{1:020d}.seg"
+    path.write_bytes(_short(bytearray(path.read_bytes())))
+    (tmp_path / SYNCED).write_bytes(content)
+    journal = await Journal.open(tmp_path, ManualClock(), SMALL)
+    assert journal.head == 1
     await journal.close()
 
 

@@ -169,6 +169,18 @@ async def test_mutant_that_does_not_sync_a_full_segment(tmp_path: Path, monkeypa
         await power_cuts(tmp_path)
 
 
+async def test_mutant_that_notes_as_synced_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = SegmentWriter.write
+
+    def early(self, frames, **more):
+        write(self, frames, **more)
+        self._synced.note(self._first, self.end)
+
+    monkeypatch.setattr(SegmentWriter, "write", early)
+    with pytest.raises((AssertionError, JournalError)):
+        await power_cuts(tmp_path)
+
+
 async def _after_a_failed_sync(root: Path) -> None:
     """A sync fails, the process starts again on the same page cache, goes on, and the power is cut."""
     trial = Trial(root)

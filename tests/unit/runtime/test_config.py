@@ -118,6 +118,11 @@ def test_a_variable_that_is_missing(tmp_path: Path) -> None:
     ("text", "parts"),
     [
         ("journall: {}\n", ["journall: no such key. Did you mean 'journal'?", "Valid: "]),
+        (
+            "journal: {archive: {retention: {rss: {day: 3}}}}\n",
+            ["journal.archive.retention.rss.day: no such key. Did you mean 'days'? Valid: days, bytes."],
+        ),
+        ("journal: {archive: {retention: {rss: 3}}}\n", ["retention.rss: expected keys and values", "found a number"]),
         ("journal: {comit_ms: 3}\n", ["journal.comit_ms: no such key. Did you mean 'commit_ms'?"]),
         ("store: {readers: many}\n", ["store.readers: Expected `int`, got `str`"]),
         ("listen: 8700\n", ["listen: expected keys and values (host, port), found a number"]),
