@@ -9,8 +9,10 @@ from typing import Any
 
 from tidewire.collect import Assembler, Parser
 from tidewire.errors import NotFound, StoreBusy
-from tidewire.journal import Frame, JournalReader
+from tidewire.journal import Frame, History
 from tidewire.records.batch import Batch
+from tidewire.runtime.archiving import history_of
+from tidewire.runtime.config import Config
 from tidewire.serve.params import AuditRequest
 from tidewire.store.protocol import Store
 from tidewire.watch.audit import Accepted, audit
@@ -73,9 +75,9 @@ def assembling(parsers: Mapping[str, Parser]) -> Callable[[str, Sequence[Frame]]
     return assemble
 
 
-def journals_at(directory: Path) -> list[JournalReader]:
-    """The journal of a data directory, if there is one."""
+def journals_at(config: Config, data: Path) -> list[History]:
+    """The journal of a data directory with its archive, if there is one."""
     try:
-        return [JournalReader(directory / "journal")]
+        return [history_of(config, data)]
     except NotFound:
         return []

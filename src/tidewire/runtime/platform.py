@@ -104,7 +104,7 @@ class Tidewire:
         self.apps = [app(source, context) for source, app in chosen]
         self.pipe = Pipe(self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config))
         self._spawn("pipe", self.pipe.run())
-        self.auditing = Auditing(self.store, self._every_parser, lambda: journals_at(data))
+        self.auditing = Auditing(self.store, self._every_parser, lambda: journals_at(config, data))
         self.self_audit = SelfAudit(self.store, self.bus, self.clock, self.rng, config.audit_interval_s)
         self._spawn("audit", self.self_audit.run())
         self.keeper = make_keeper(config, data, self.journal, self.store, self.cursors, self.clock)

@@ -66,7 +66,7 @@ class Reading:
             timeout_s = TIMEOUT_S if request.frames == "none" else NAMING_TIMEOUT_S
             return (await self._api("/v1/audit", params, timeout_s))["data"]
         async with self._store() as store:
-            journals = journals_at(self.data_dir)
+            journals = journals_at(self._loaded.config, self.data_dir)
             accepted = Accepted(journals[0].uuid, journals[0].accepted) if journals else Accepted()
             auditing = Auditing(store, lambda: self._parsers(store), lambda: journals)
             return await auditing.answer(request, accepted, tell)
