@@ -11,6 +11,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+import bus
 import feed
 import journal
 
@@ -33,7 +34,11 @@ def main() -> None:
     found = {
         "commit": commit,
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "results": [journal.measure(chosen.events, chosen.repeat), feed.measure(chosen.events, chosen.repeat)],
+        "results": [
+            journal.measure(chosen.events, chosen.repeat),
+            bus.measure(chosen.events // 40, chosen.repeat),
+            feed.measure(chosen.events, chosen.repeat),
+        ],
     }
     text = json.dumps(found, indent=2)
     print(text)

@@ -21,7 +21,8 @@
     │   ├── JournalTrimmed         frames that are no longer in the directory: they are in the archive
     │   └── ArchiveFailed          the archive cannot be reached, or refuses
     ├── BusError                 the event bus
-    │   └── BusClosed
+    │   ├── BusClosed
+    │   └── EventsLost             a broker may have lost what it accepted: begin again from your positions
     ├── StoreError               the store
     │   ├── PositionMismatch       a batch that does not continue the sink's position: re-read
     │   ├── StoreLocked            another process owns the file
@@ -175,6 +176,12 @@ class BusClosed(BusError):
     """The bus is closed."""
 
     code = "bus_closed"
+
+
+class EventsLost(BusError):
+    """A broker may have lost events it had accepted: begin again from your own positions."""
+
+    code = "events_lost"
 
 
 class StoreError(TidewireError):

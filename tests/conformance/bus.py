@@ -347,6 +347,8 @@ class BusConformance(LifeConformance, ConsumerConformance):
 
         publishing = asyncio.create_task(publish())
         await held.has(1)
+        if not self.backpressure:
+            await soon(publishing)
         held.gate.set()
         await soon(publishing)
         await held.has(20)

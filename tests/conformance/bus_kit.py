@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from tidewire.bus import START, Bus, Consumer, Hole
+from tidewire.errors import EventsLost
 from tidewire.records.batch import Batch, Lineage, Stream
 from tidewire.records.event import Event, data_event
 from tidewire.records.record import record_type
@@ -109,39 +110,90 @@ class FaultyBus:
             await self._bus.publish(event)
 
 
-async def follow(consumer: Consumer, stream: Stream, journal: list[tuple[int, int]], end: int) -> list[tuple[int, int]]:
-    """What a sink ends up with that re-reads holes from the journal."""
-    got: list[tuple[int, int]] = []
-    async for item in consumer:
-        if isinstance(item, Hole):
-            got += [part for part in journal if item.position < part[1] <= item.last]
-            consumer.seek(stream, item.last)
-        else:
-            got.append(span(item))
-            consumer.done(item)
-        if consumer.position(stream) >= end:
-            break
-    return got
+class Journal:
+    """What was published to one stream, as the journal would tell: batches, and how many were published so far."""
+
+    def __init__(self, count: int) -> None:
+        self.stream = new_stream()
+        cuts = list(itertools.accumulate((1 + number % 3 for number in range(count)), initial=0))
+        self.batches = list(itertools.pairwise(cuts))
+        self.end = cuts[-1]
+        self.published = 0
+
+    def next(self) -> Event:
+        """The next batch, about to be published."""
+        self.published += 1
+        return data(self.stream, *self.batches[self.published - 1])
+
+    def between(self, position: int, last: int) -> list[tuple[int, int]]:
+        """The batches of a hole."""
+        return [batch for batch in self.batches if position < batch[1] <= last]
+
+
+class Sink:
+    """A consumer that keeps what it gets and reads from the journal what it does not get."""
+
+    def __init__(self, bus: Bus, journal: Journal, queue: int = 4) -> None:
+        self.got: list[tuple[int, int]] = []
+        self.lost = 0
+        self.skipped = self.holes = 0
+        self._bus = bus
+        self._journal = journal
+        self._queue = queue
+        self.consumer = self._consume(START)
+
+    async def run(self) -> None:
+        """Until it has everything."""
+        stream, journal = self._journal.stream, self._journal
+        while self.consumer.position(stream) < journal.end:
+            try:
+                item = await anext(self.consumer)
+            except EventsLost:
+                self._begin_again()
+                continue
+            if isinstance(item, Hole):
+                self.got += journal.between(item.position, item.last)
+                self.consumer.seek(stream, item.last)
+            else:
+                self.got.append(span(item))
+                self.consumer.done(item)
+        self._close()
+
+    def _begin_again(self) -> None:
+        position = self.consumer.position(self._journal.stream)
+        self.lost += 1
+        self._close()
+        head = self._journal.batches[self._journal.published - 1][1] if self._journal.published else START
+        self.consumer = self._consume(head)
+        self.got += self._journal.between(position, head)
+
+    def _consume(self, position: int) -> Consumer:
+        stream = self._journal.stream
+        return self._bus.consume(
+            stream.journal, "data.trade.processed", positions={stream: position}, queue=self._queue
+        )
+
+    def _close(self) -> None:
+        counts = self.consumer.stats()
+        self.skipped += counts.skipped
+        self.holes += counts.holes
+        self.consumer.close()
 
 
 async def survives(bus: Bus, plan: Sequence[str]) -> None:
     """A consumer on a faulty bus, with the journal at hand, gets every batch once and in order."""
-    stream = new_stream()
-    consumer = bus.consume(stream.journal, "data.trade.processed", positions={stream: START}, queue=4)
-    cuts = list(itertools.accumulate((1 + number % 3 for number in range(len(plan) + 1)), initial=0))
-    journal = list(itertools.pairwise(cuts))
+    journal = Journal(len(plan) + 1)
+    sink = Sink(bus, journal)
     faulty = FaultyBus(bus, plan)
 
     async def publish() -> None:
-        for prev, last in journal[:-1]:
-            await faulty.publish(data(stream, prev, last))
+        for _ in plan:
+            await faulty.publish(journal.next())
         await faulty.flush()
         # What is lost at the very end shows when the stream goes on.
-        await bus.publish(data(stream, *journal[-1]))
+        await bus.publish(journal.next())
 
-    got, _ = await soon(asyncio.gather(follow(consumer, stream, journal, cuts[-1]), publish()))
-    counts = consumer.stats()
-    consumer.close()
-    assert got == journal
-    assert counts.holes >= ("drop" in plan)
-    assert counts.skipped >= ("repeat" in plan)
+    await soon(asyncio.gather(sink.run(), publish()))
+    assert sink.got == journal.batches
+    assert sink.holes >= ("drop" in plan)
+    assert sink.skipped >= ("repeat" in plan)

@@ -23,7 +23,7 @@ from tidewire.bus.protocol import (
     SubscriptionStats,
     closed_event,
 )
-from tidewire.errors import BusClosed, BusError
+from tidewire.errors import BusClosed, BusError, EventsLost
 from tidewire.records.batch import Stream
 from tidewire.records.event import Event
 
@@ -315,8 +315,10 @@ class QueuedConsumer:
     ) -> None:
         self.name = name
         self.pattern = pattern
+        self.limit = queue
         self.closed = False
         self._ending = False
+        self._lost: EventsLost | None = None
         self._detach = detach
         self._inbox = Inbox(queue)
         self._progress = Progress(positions)
@@ -356,6 +358,11 @@ class QueuedConsumer:
         """The bus is closed: fail waiting publishers."""
         self._inbox.release(error)
 
+    def fail(self, error: EventsLost) -> None:
+        """What is on the way here may not be all: the next read raises the error."""
+        self._lost = error
+        self._inbox.wake()
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True
@@ -371,6 +378,8 @@ class QueuedConsumer:
         while True:
             if self.closed:
                 raise StopAsyncIteration
+            if self._lost is not None:
+                raise self._lost
             if inbox.pending and progress.unfinished < inbox.limit:
                 item = progress.take(inbox.pop())
                 if item is not None:

@@ -9,7 +9,7 @@
   continues its stream and is delivered; it is a repeat and is skipped; or it does not continue and a `Hole` is
   delivered instead. The journal has what lies in the hole, so no bus has to be trusted.
 - **Accepted.** `Bus.publish` returns when every ``BLOCK`` subscription and every durable consumer has the event in its
-  queue, or a broker holds it for them.
+  queue, or it is on its way there: a broker holds it for the consumer, the client of a broker for the subscription.
 - A subscription or consumer sees every event whose publish was called, on the same bus object, after `subscribe` or
   `consume` returned.
 - Before `Bus.start`, and from the call of `Bus.close` on, everything but `Bus.stats`, `Bus.unsubscribe`, `Bus.close`
@@ -43,7 +43,8 @@ class Full(StrEnum):
     """What happens when the queue of a subscription is full."""
 
     BLOCK = "block"
-    """`Bus.publish` waits; `Bus.offer` is refused."""
+    """`Bus.publish` waits; `Bus.offer` is refused. With a broker between them, its client holds what does not fit, up
+    to a bound, and counts what it has to drop."""
     DROP_OLDEST = "drop_oldest"
     """The event that has waited longest makes room."""
     CONFLATE = "conflate"
@@ -144,6 +145,9 @@ class Consumer(Protocol):
 
     An item is the next event of its stream or a `Hole`. Iteration can be broken off and begun again; cancelling a
     waiting read loses nothing. It ends when the consumer or the bus is closed and nothing is left in the queue.
+
+    A hole shows when a later event comes. Where a broker may have lost events and none may follow, reading raises
+    `EventsLost`, from then on each time: the owner closes the consumer and begins again from its own positions.
     """
 
     @property

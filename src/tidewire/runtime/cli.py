@@ -102,15 +102,17 @@ def up(
 def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     """Read a configuration and say what is wrong with it, without touching the network."""
     from tidewire.collect import AppRegistry
+    from tidewire.records.clock import SystemClock, SystemRng
     from tidewire.runtime.archiving import keeper_config, objects_of
     from tidewire.runtime.config import load
-    from tidewire.runtime.platform import chosen_apps, make_store
+    from tidewire.runtime.platform import chosen_apps, make_bus, make_store
 
     loaded = load(config)
     registry = AppRegistry()
     registry.discover(loaded.plugins)
     chosen_apps(loaded, registry)
     make_store(loaded.config, loaded.data_dir)
+    make_bus(loaded, SystemClock(), SystemRng())
     loaded.config.journal_config()
     _ = loaded.config.audit_interval_s
     keeper_config(loaded.config)

@@ -134,6 +134,26 @@ class GapsSection(Section, frozen=True):
     settle: str = "1s"
 
 
+class BusSection(Section, frozen=True):
+    """What carries events. All but ``type`` is for ``nats``; write ``password`` and ``token`` as ``${VARIABLE}``."""
+
+    type: Literal["memory", "nats"] = "memory"
+    servers: Sequence[str] = ("nats://127.0.0.1:4222",)
+    prefix: str = "tidewire"
+    stream: str = ""
+    max_bytes: int = 1 << 30
+    max_age: str = "1h"
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    timeout: str = "5s"
+    patience: str = "30s"
+    in_flight: int = 256
+
+
 class StoreSection(Section, frozen=True):
     """Where rows go. ``type`` names an installed store; ``path`` is relative to the data directory."""
 
@@ -161,6 +181,7 @@ class Config(Section, frozen=True):
     journal: JournalSection = JournalSection()
     pipe: PipeSection = PipeSection()
     gaps: GapsSection = GapsSection()
+    bus: BusSection = BusSection()
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
     plugins: str = "plugins"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tidewire import telemetry
-from tidewire.bus import Full, MemoryBus
+from tidewire.bus import Bus, Full, MemoryBus
+from tidewire.bus.config import NatsConfig
 from tidewire.collect import App, AppRegistry, Context, Cursors, Filler, Parser, SourceConfig, StreamWatch
 from tidewire.collect.config import seconds
 from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
@@ -50,7 +51,7 @@ class Tidewire:
         self.config: Config = loaded.config
         self.clock: Clock = clock or (UpstreamClock() if self.config.clock == "upstream" else SystemClock())
         self.rng: Rng = rng or SystemRng()
-        self.bus = MemoryBus(self.clock)
+        self.bus: Bus = make_bus(loaded, self.clock, self.rng)
         self.instruments = InstrumentBook()
         self.registry = AppRegistry()
         self.cache = LatestCache()
@@ -295,6 +296,40 @@ def chosen_apps(loaded: Loaded, registry: AppRegistry) -> list[tuple[SourceConfi
             raise ConfigError(f"{where}: {error}") from None
         chosen.append((source, app))
     return chosen
+
+
+def make_bus(loaded: Loaded, clock: Clock, rng: Rng) -> Bus:
+    """The configured bus, not started; `ConfigError` if it cannot be made."""
+    section = loaded.config.bus
+    if section.type == "memory":
+        return MemoryBus(clock)
+    try:
+        from tidewire.bus.nats import NatsBus
+    except ModuleNotFoundError as error:
+        if error.name != "nats":
+            raise
+        raise ConfigError("bus.type: nats needs its client. Install it: pip install 'tidewire[nats]'.") from None
+
+    def file(name: str) -> Path | None:
+        return loaded.base / name if name else None
+
+    config = NatsConfig(
+        servers=tuple(section.servers),
+        prefix=section.prefix,
+        stream=section.stream,
+        max_bytes=section.max_bytes,
+        max_age_s=seconds(section.max_age, "bus.max_age"),
+        user=section.user,
+        password=section.password,
+        token=section.token,
+        ca=file(section.tls_ca),
+        certificate=file(section.tls_certificate),
+        key=file(section.tls_key),
+        timeout_s=seconds(section.timeout, "bus.timeout"),
+        patience_s=seconds(section.patience, "bus.patience"),
+        in_flight=section.in_flight,
+    )
+    return NatsBus(clock, rng, config)
 
 
 def make_store(config: Config, data: Path) -> Store:

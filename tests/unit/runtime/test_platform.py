@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from tidewire.bus import Bus, MemoryBus
+from tidewire.bus.config import NatsConfig
+from tidewire.bus.nats import NatsBus
 from tidewire.errors import ConfigError, StoreBusy, StoreError
+from tidewire.records.clock import ManualClock, SeededRng
 from tidewire.records.event import Event
-from tidewire.runtime.config import AuditSection, Config, Listen, Loaded, PipeSection, StoreSection
-from tidewire.runtime.platform import Tidewire, make_store
+from tidewire.runtime.config import AuditSection, BusSection, Config, Listen, Loaded, PipeSection, StoreSection, load
+from tidewire.runtime.platform import Tidewire, make_bus, make_store
 from tidewire.serve.params import AuditRequest
 from tidewire.store.duckdb import DuckDBStore
 from unit.collect.kit import until
@@ -107,3 +112,43 @@ async def test_the_audit_of_itself_can_be_off(tmp_path: Path) -> None:
 def test_a_store_nobody_installed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no store 'duckdbb'. Did you mean 'duckdb'"):
         make_store(Config(store=StoreSection(type="duckdbb")), tmp_path)
+
+
+def bus_of(folder: Path, **settings: Any) -> Bus:
+    return make_bus(Loaded(Config(bus=BusSection(**settings)), [], folder, "test"), ManualClock(), SeededRng())
+
+
+def test_the_bus_is_the_configured_one(tmp_path: Path) -> None:
+    assert isinstance(bus_of(tmp_path), MemoryBus)
+    (tmp_path / "tidewire.yaml").write_text(
+        'bus: {type: nats, servers: ["nats://here:1"], prefix: desk, token: "${T}", max_age: 5m, tls_ca: ca.pem}\n'
+    )
+    bus = make_bus(load(tmp_path / "tidewire.yaml", {"T": "s3cret"}), ManualClock(), SeededRng())
+    assert isinstance(bus, NatsBus)
+    assert bus._config == NatsConfig(
+        servers=("nats://here:1",), prefix="desk", token="s3cret", max_age_s=300.0, ca=tmp_path / "ca.pem"
+    )
+    assert "s3cret" not in repr(bus._config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"servers": ["here:4222"]}, "bus.servers"),
+        ({"max_age": "5 fortnights"}, "bus.max_age"),
+        ({"timeout": "0s"}, "bus.timeout"),
+        ({"prefix": "a b"}, "bus.prefix"),
+    ],
+)
+def test_a_bus_that_cannot_be_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        bus_of(tmp_path, type="nats", **settings)
+
+
+def test_a_missing_client_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "nats" or name.startswith("tidewire.bus.")]:
+        if "nats" in name:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "nats", None)
+    with pytest.raises(ConfigError, match=r"pip install 'tidewire\[nats\]'"):
+        bus_of(tmp_path, type="nats")
