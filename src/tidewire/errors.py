@@ -9,6 +9,9 @@
     │   │   └── AmbiguousInstrument  it could mean several; the candidates are listed
     │   └── QueryError             a read request (the API answers 400)
     ├── NotFound                 the thing named does not exist (the API answers 404)
+    ├── DecisionRefused          a decision about quarantined rows that would help nobody (the API answers 409)
+    │   ├── AlreadyDecided         somebody decided before
+    │   └── FailsAgain             what is released would be quarantined again
     ├── SourceError              the other side
     │   ├── TransientError         try again later (time-outs, 5xx, broken connections)
     │   │   └── RateLimited          ... after ``retry_after`` seconds
@@ -85,6 +88,24 @@ class NotFound(TidewireError):
     """The thing named does not exist."""
 
     code = "not_found"
+
+
+class DecisionRefused(TidewireError):
+    """A decision about quarantined rows that cannot be made, or would help nobody."""
+
+    code = "decision_refused"
+
+
+class AlreadyDecided(DecisionRefused):
+    """Somebody decided about the row before."""
+
+    code = "already_decided"
+
+
+class FailsAgain(DecisionRefused):
+    """What is released would fail the rules, or the parser, again."""
+
+    code = "fails_again"
 
 
 class SourceError(TidewireError):

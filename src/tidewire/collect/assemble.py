@@ -6,6 +6,8 @@ quarantines what cannot be read, counts what came in, and gives each batch its p
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,16 +17,27 @@ import polars as pl
 import xxhash
 
 from tidewire import telemetry
-from tidewire.collect import control
+from tidewire.collect import control, decision
+from tidewire.collect.decision import FRAME
 from tidewire.collect.parser import Outcome, Parsed, Parser
+from tidewire.errors import ParseError
 from tidewire.journal import Frame, Kind
-from tidewire.records.batch import HOUR_US, Batch, Fate, Lineage, Stream, fates_of, joined, quarantined, rejection
+from tidewire.records.batch import (
+    HOUR_US,
+    Batch,
+    Fate,
+    Lineage,
+    Stream,
+    fates_of,
+    fresh,
+    joined,
+    moved,
+    quarantined,
+    rejection,
+)
 from tidewire.records.exact import build
 from tidewire.records.ops import Quarantined
 from tidewire.records.record import RecordType, types
-
-FRAME = "frame"
-"""What a quarantined row says as its type when the whole frame could not be read."""
 
 SHOWN_BYTES = 2_000
 
@@ -92,17 +105,21 @@ class Assembler:
         return [Stream(self._journal, name, lane) for name in types() for lane in range(self._lanes)]
 
     def _parse(self, source: str, frames: list[Frame], built: dict[str, list[_Rows]], chatter: _Chatter) -> None:
-        data = [frame for frame in frames if frame.kind is Kind.DATA]
-        readings = _parse_safely(self._parsers.get(source), _Place(self._journal, source), data)
-        acts = _Control()
-        for frame in frames:
-            if frame.kind is not Kind.DATA:
-                readings += _parse_safely(acts, _Place(self._journal, source), [frame])
-        for reading in readings:
-            for part, rows in reading.built:
-                built.setdefault(part.type.name, []).append(rows)
-                _rows.labels(source, part.type.name).inc(len(part.frames))
-            chatter.add(source, reading.outcome)
+        place = Place(self._journal, source)
+        parser = self._parsers.get(source)
+        # In the order of the journal: what a parser has learned when a decision comes must not depend on the cut.
+        for kind, run in itertools.groupby(frames, key=operator.attrgetter("kind")):
+            if kind is Kind.DATA:
+                readings = _parse_safely(parser, place, list(run))
+            else:
+                readings = [redo(place, frame, parser) for frame in run]
+            for reading in readings:
+                for part, rows in reading.built:
+                    built.setdefault(part.type.name, []).append(rows)
+                    _rows.labels(source, part.type.name).inc(len(part.frames))
+                for name, states in reading.states.items():
+                    built.setdefault(name, []).append(_Rows.of_states(states))
+                chatter.add(source, reading)
 
     def _batches(self, name: str, parts: list[_Rows], last: Frame) -> list[Batch]:
         whole = parts[0] if len(parts) == 1 else _concat(parts)
@@ -128,7 +145,7 @@ class Assembler:
         if last.sequence <= position:
             return []
         if part.first <= position:  # a restart reads again from the slowest stream
-            rejected = None if part.rejected is None else part.rejected.filter(pl.col("frame") > position)
+            rejected = None if part.rejected is None else part.rejected.filter(position < _TOLD)
             part = replace(part.keep(part.rows["frame"] > position), rejected=rejected)
         batch = self._batch(kind, lane, part.rows, last)
         return [batch.with_(rejected=part.rejected, fates=part.fates(), connections=part.connections)]
@@ -168,44 +185,73 @@ def _by_source(frames: Sequence[Frame]) -> dict[str, list[Frame]]:
 
 
 class _Control:
-    """Parses frames of other kinds than data."""
+    """Parses control frames."""
 
     def parse(self, frames: Sequence[Frame]) -> Outcome:
         return control.parse(frames[0])
 
 
 @dataclass
-class _Reading:
-    """What a parser made of frames, and the rows built of it."""
+class Reading:
+    """What a parser made of frames, and the rows built of it; of a decision, the states that follow from it."""
 
     outcome: Outcome
     built: list[tuple[Parsed, _Rows]] = field(default_factory=list["tuple[Parsed, _Rows]"])
+    states: Mapping[str, pl.DataFrame] = field(default_factory=dict[str, pl.DataFrame])
+    """Newer `Quarantined` rows by the type they are about."""
+    frame_states: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """The same about whole frames, as plain values."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where frames are: in which journal, of which source."""
 
     journal: str
     source: str
 
 
-def _parse_safely(parser: Parser | None, place: _Place, frames: list[Frame]) -> list[_Reading]:
+def redo(place: Place, frame: Frame, parser: Parser | None) -> Reading:
+    """What a frame that is no data comes to: the gaps of a control frame, the rows and states of a decision."""
+    if frame.kind is Kind.CONTROL:
+        return _parse_safely(_Control(), place, [frame])[0]
+    try:
+        decided = decision.decode(frame)
+    except ParseError as error:
+        return Reading(Outcome(unreadable=[(frame, str(error))]))
+    unknown = {target.record_type for target in decided.targets} - {FRAME, *types()}
+    if unknown:
+        return Reading(Outcome(unreadable=[(frame, f"no record type {', '.join(sorted(unknown))} is loaded")]))
+    if decided.copied is None or decided.act == "reject":
+        reading = Reading(Outcome(control=[frame]))
+    else:
+        again = decision.copied_into(frame, decided.copied)
+        original = _Control() if decided.copied.kind == Kind.CONTROL else parser
+        retry = None if original is None else decision.Retry(decided, decided.copied, original)
+        reading = _parse_safely(retry, place, [again])[0]
+    states = decided.states(place.source, place.journal, frame)
+    by_type: dict[str, list[dict[str, Any]]] = {}
+    for state in states:
+        by_type.setdefault(state["record_type"], []).append(state)
+    reading.frame_states = by_type.pop(FRAME, [])
+    reading.states = {name: quarantined(rows) for name, rows in by_type.items()}
+    return reading
+
+
+def _parse_safely(parser: Parser | None, place: Place, frames: list[Frame]) -> list[Reading]:
     """A parser that raises, or gives what fits no column, is a bug; its frames are quarantined, the rest goes on."""
-    if not frames:
-        return []
     if parser is None:
         return [
-            _Reading(
+            Reading(
                 Outcome(unreadable=[(frame, f"no parser for source {place.source!r} is loaded") for frame in frames])
             )
         ]
     try:
         outcome = parser.parse(frames)
-        return [_Reading(outcome, [(part, _rows_of(place, part)) for part in outcome.parsed if part.frames])]
+        return [Reading(outcome, [(part, _rows_of(place, part)) for part in outcome.parsed if part.frames])]
     except Exception as error:
         if len(frames) == 1:
             _log.exception("parser failed", source=place.source, frame=frames[0].sequence)
-            return [_Reading(Outcome(unreadable=[(frames[0], f"{type(error).__name__}: {error}")]))]
+            return [Reading(Outcome(unreadable=[(frames[0], f"{type(error).__name__}: {error}")]))]
     middle = len(frames) // 2
     return _parse_safely(parser, place, frames[:middle]) + _parse_safely(parser, place, frames[middle:])
 
@@ -218,25 +264,38 @@ class _Rows:
     connections: pl.Series
     rejected: pl.DataFrame | None
 
+    @classmethod
+    def of_states(cls, states: pl.DataFrame) -> _Rows:
+        """No rows of a type, only decisions about some."""
+        kind = types()[states["record_type"][0]]
+        return cls(kind.empty(), pl.Series("connection", [], dtype=pl.String), states)
+
     @property
     def first(self) -> int:
-        """The first frame any row is from."""
+        """The first frame that any of it is from."""
         # Rejected rows of several parts are not in order.
-        frames = [part["frame"] for part in (self.rows, self.rejected) if part is not None and part.height]
+        told = None if self.rejected is None else self.rejected.select(_TOLD).to_series()
+        frames = [part for part in (self.rows["frame"], told) if part is not None and len(part)]
         return min(int(frame.min()) for frame in frames)  # pyright: ignore[reportArgumentType]
 
     def keep(self, mask: pl.Series) -> _Rows:
         return _Rows(self.rows.filter(mask), self.connections.filter(mask), self.rejected)
 
     def fates(self) -> Counter[Fate]:
-        """Every parsed row is received; those that were not exact are quarantined already."""
+        """Every parsed row is received; those that were not exact are quarantined already; decisions move some."""
         counted = fates_of(self.rows, "received")
-        if self.rejected is not None:
-            counted += fates_of(self.rejected, "received") + fates_of(self.rejected, "quarantined")
+        rejected = fresh(self.rejected)
+        if self.rejected is not None and rejected is not None:
+            counted += fates_of(rejected, "received") + fates_of(rejected, "quarantined")
+            counted.update(moved(self.rejected))
         return counted
 
 
-def _rows_of(place: _Place, part: Parsed) -> _Rows:
+_TOLD = pl.coalesce("decision_frame", "frame")
+"""The frame of this journal that a `Quarantined` row is from: where it was quarantined, or decided about."""
+
+
+def _rows_of(place: Place, part: Parsed) -> _Rows:
     frames = part.frames
     sequences = [frame.sequence for frame in frames]
     times = [frame.wall_ns // 1_000 for frame in frames]
@@ -268,17 +327,19 @@ def _concat(parts: list[_Rows]) -> _Rows:
 
 
 class _Chatter:
-    """Frames that came to no rows."""
+    """Frames that came to no rows, and decisions about such."""
 
     def __init__(self) -> None:
         self._control: list[tuple[str, Frame]] = []
         self._unreadable: list[tuple[str, Frame, str]] = []
+        self._states: list[dict[str, Any]] = []
 
-    def add(self, source: str, outcome: Outcome) -> None:
-        self._control += [(source, frame) for frame in outcome.control]
-        for frame, why in outcome.unreadable:
+    def add(self, source: str, reading: Reading) -> None:
+        self._control += [(source, frame) for frame in reading.outcome.control]
+        for frame, why in reading.outcome.unreadable:
             self._unreadable.append((source, frame, why))
             _bad.labels(source).inc()
+        self._states += reading.frame_states
 
     def after(self, position: int, journal: str) -> tuple[Counter[Fate], pl.DataFrame | None]:
         fates: Counter[Fate] = Counter()
@@ -293,11 +354,16 @@ class _Chatter:
                 hour = frame.wall_ns // 1_000 // HOUR_US * HOUR_US
                 fates[Fate(source, hour, "received")] += 1
                 fates[Fate(source, hour, "quarantined")] += 1
-                rejected.append(_unreadable(_Place(journal, source), frame, why))
-        return fates, quarantined(rejected) if rejected else None
+                rejected.append(_unreadable(Place(journal, source), frame, why))
+        rejected += [state for state in self._states if state["decision_frame"] > position]
+        if not rejected:
+            return fates, None
+        rows = quarantined(rejected)
+        fates.update(moved(rows))
+        return fates, rows
 
 
-def _unreadable(place: _Place, frame: Frame, why: str) -> dict[str, Any]:
+def _unreadable(place: Place, frame: Frame, why: str) -> dict[str, Any]:
     row = {"source": place.source, "frame": frame.sequence, "ordinal": 0, "ingested_at": frame.wall_ns // 1_000}
     shown = frame.payload[:SHOWN_BYTES].decode("utf-8", "replace")
     row |= {"collector": frame.origin.collector, "begins": shown}

@@ -87,8 +87,9 @@ class Batch:
     """Rows of one type from the frames ``(prev, last]``, and what became of those that are not among them.
 
     ``rows``: good rows, in the order of (frame, ordinal). ``forming``: rows that are not final yet; for the bus and
-    the cache, never stored. ``rejected``: `Quarantined` rows. ``gaps``: `Gap` rows. ``fates``: counts so far.
-    ``connections``: for freshly parsed batches, which connection each row came over (same height as ``rows``).
+    the cache, never stored. ``rejected``: `Quarantined` rows, decisions about earlier ones among them. ``gaps``: `Gap`
+    rows. ``fates``: counts so far; one may be negative, where a row's fate moves to another. ``connections``: for
+    freshly parsed batches, which connection each row came over (same height as ``rows``); null: a decision's.
     """
 
     type: RecordType
@@ -202,6 +203,20 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table.replace_schema_metadata(None))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def fresh(rejected: pl.DataFrame | None) -> pl.DataFrame | None:
+    """The rows that went into quarantine, without decisions about earlier ones."""
+    return None if rejected is None else rejected.filter(pl.col("decision_frame").is_null())
+
+
+def moved(rejected: pl.DataFrame) -> Counter[Fate]:
+    """What decisions do to the books: a row taken out of quarantine is superseded by the one that came of it."""
+    out = rejected.filter(pl.col("decision_frame").is_not_null() & (pl.col("state") != "rejected"))
+    out = out.with_columns(ingested_at="event_time")  # booked in the hour it was received
+    counted = fates_of(out, "superseded")
+    counted.subtract(fates_of(out, "quarantined"))
+    return counted
 
 
 MAX_CONTENT = 4_000

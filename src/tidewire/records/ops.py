@@ -32,10 +32,15 @@ class Gap(Record):
     detail = Text("Why it is in this state, where that needs a word.", nullable=True, example="no history to be had")
 
 
+DECIDED = ("released", "corrected", "rejected")
+"""States of a quarantined row that somebody decided about; before that it is open."""
+
+
 class Quarantined(Record):
     """A row, or a whole frame, that failed rules: nothing is dropped silently.
 
-    ``event_time`` is the receive time of the frame, because the row's own times cannot be trusted.
+    ``event_time`` is the receive time of the frame, because the row's own times cannot be trusted. A later row of the
+    same key is a decision about it; its ``ingested_at`` is when that was.
     """
 
     journal = Text("Journal the frame is in.", key=True, example="fb00ac44-e1ad-416c-8f8e-b9b14b3802b6")
@@ -47,5 +52,9 @@ class Quarantined(Record):
     instrument = Text("Instrument as far as it is known; not checked.", nullable=True, example="BTC-USDT.BINANCE")
     reasons = Json("Names of the failed rules, and what was found, as a JSON object.")
     content = Json("The row as it was parsed; the bytes stay in the journal.", nullable=True)
-    state = Text("What became of it.", choices=("open", "released", "corrected", "rejected"))
+    state = Text("What became of it.", choices=("open", *DECIDED))
     decided_by = Text("Who decided, and why.", nullable=True)
+    decision_journal = Text(
+        "Journal the decision is in.", nullable=True, example="fb00ac44-e1ad-416c-8f8e-b9b14b3802b6"
+    )
+    decision_frame = Sequence("Frame of the decision: rows that came of it carry this one.", nullable=True)

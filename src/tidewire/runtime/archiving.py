@@ -6,10 +6,11 @@ from pathlib import Path
 
 from tidewire.collect import Cursors
 from tidewire.collect.control import Noted, encode
-from tidewire.errors import ConfigError, NotFound
+from tidewire.errors import ConfigError, JournalTrimmed, NotFound
 from tidewire.journal import (
     Archive,
     ArchiveReader,
+    Frame,
     History,
     Journal,
     JournalReader,
@@ -115,6 +116,27 @@ def history_of(config: Config, data: Path, journal: str | None = None) -> Histor
     if local is None and archive is None:
         JournalReader(data / "journal")  # says what is missing
     return History(local, archive)
+
+
+class FramesAnywhere:
+    """Frames of a running journal: those that were trimmed come from the archive."""
+
+    def __init__(self, journal: Journal, config: Config, data: Path) -> None:
+        self._journal = journal
+        self._config = config
+        self._data = data
+
+    @property
+    def uuid(self) -> str:
+        """Which journal."""
+        return self._journal.uuid
+
+    def read(self, after: int, *, frames: int = 4_096, bytes_: int = 8 << 20) -> list[Frame]:
+        """The frames after one."""
+        try:
+            return self._journal.read(after, frames=frames, bytes_=bytes_)
+        except JournalTrimmed:
+            return history_of(self._config, self._data, self.uuid).read(after, frames=frames, bytes_=bytes_)
 
 
 def expired_note(manifest: Manifest) -> bytes:

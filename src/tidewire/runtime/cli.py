@@ -10,7 +10,7 @@ import typer
 
 from tidewire import __version__, telemetry
 from tidewire.errors import InputError, TidewireError
-from tidewire.runtime import audit_command, gap_commands, journal_commands
+from tidewire.runtime import audit_command, gap_commands, journal_commands, quarantine_commands
 from tidewire.runtime.console import (
     ConfigArg,
     ConfigOpt,
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(gap_commands.app, name="gaps")
 app.add_typer(journal_commands.app, name="journal")
+app.add_typer(quarantine_commands.app, name="quarantine")
 
 
 def main() -> None:
@@ -117,6 +118,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     _ = loaded.config.audit_interval_s
     keeper_config(loaded.config)
     objects_of(loaded.config.journal.archive, loaded.data_dir)
+    loaded.config.breaker_config()
     names = [source.source.name for source in loaded.sources]
     if as_json:
         show_json({"config": loaded.origin, "sources": names, "data_dir": str(loaded.data_dir)})

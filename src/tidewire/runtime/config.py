@@ -14,6 +14,7 @@ from tidewire.collect import PumpConfig, Section, SourceConfig
 from tidewire.collect.config import kind_of, read, seconds
 from tidewire.errors import ConfigError
 from tidewire.journal import Durability, JournalConfig
+from tidewire.process.breaker import BreakerConfig
 
 DEFAULT_FILE = "tidewire.yaml"
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -117,6 +118,15 @@ class JournalSection(Section, frozen=True):
     archive: ArchiveSection = ArchiveSection()
 
 
+class BreakerSection(Section, frozen=True):
+    """When a source counts as broken: more than ``share`` of its last rows were quarantined. 1 switches it off."""
+
+    share: float = 0.5
+    rows: int = 1_000
+    window: str = "5m"
+    least: int = 50
+
+
 class PipeSection(Section, frozen=True):
     """The pace of the pipe: see the three clocks in ARCHITECTURE.md."""
 
@@ -125,6 +135,7 @@ class PipeSection(Section, frozen=True):
     store_ms: float = 100.0
     store_rows: int = 5_000
     lanes: int = 1
+    breaker: BreakerSection = BreakerSection()
 
 
 class GapsSection(Section, frozen=True):
@@ -208,6 +219,12 @@ class Config(Section, frozen=True):
     def pump_config(self) -> PumpConfig:
         """The pump's own configuration."""
         return PumpConfig(parse_ms=self.pipe.parse_ms, parse_frames=self.pipe.parse_frames)
+
+    def breaker_config(self) -> BreakerConfig:
+        """The circuit breaker's own configuration."""
+        section = self.pipe.breaker
+        window_s = seconds(section.window, "pipe.breaker.window")
+        return BreakerConfig(section.share, section.rows, window_s, section.least)
 
 
 class Loaded:

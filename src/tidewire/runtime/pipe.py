@@ -10,20 +10,24 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import polars as pl
+
 from tidewire import telemetry
 from tidewire.bus import Bus, Consumer
 from tidewire.bus import Hole as Skipped
 from tidewire.collect import Assembler, Parser, Pump, PumpConfig
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
 from tidewire.journal import Frame, Journal
+from tidewire.process.breaker import BreakerConfig
 from tidewire.process.processor import Processor, ProcessStage
 from tidewire.process.skew import WINDOW_FRAMES
 from tidewire.records.batch import Stream
 from tidewire.records.clock import Clock, utc
 from tidewire.records.event import Event, data_event
+from tidewire.records.ops import Quarantined
 from tidewire.records.record import types
 from tidewire.runtime.gaps import seed
-from tidewire.store.protocol import Store
+from tidewire.store.protocol import EVERYTHING, Query, Store
 
 RESTART_S = 1.0
 RESTART_S_MAX = 30.0
@@ -49,6 +53,7 @@ class PipeConfig:
     store_ms: float = 100.0
     store_rows: int = 5_000
     queue: int = 256
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
 
 
 class Pipe:
@@ -70,7 +75,7 @@ class Pipe:
         self._clock = clock
         self._config = config or PipeConfig()
         self._committed = asyncio.Event()
-        self.processor = Processor()
+        self.processor = Processor(self._config.breaker)
         self.rows = 0
 
     async def run(self) -> None:
@@ -94,16 +99,18 @@ class Pipe:
     async def stored(self, sequence: int) -> None:
         """Return when everything up to this frame is committed for every stream."""
         while self.in_flight(sequence):
-            self._committed.clear()
-            await self._committed.wait()
+            await self._commits()
 
     async def drained(self) -> None:
         """Return when everything accepted so far is stored, and known to be complete, so that every read shows it."""
         target = self._journal.accepted
         last = self._journal.read(target - 1, frames=1) if target else []
         while self.in_flight(target) or (last and not self._is_complete(last[0])):
-            self._committed.clear()
-            await self._committed.wait()
+            await self._commits()
+
+    async def _commits(self) -> None:
+        self._committed.clear()
+        await self._committed.wait()
 
     def _is_complete(self, frame: Frame) -> bool:
         """Whether no stream can get anything any more that was received up to this frame."""
@@ -126,10 +133,10 @@ class Pipe:
 
     async def _once(self) -> None:
         positions = self._own_positions()
-        self.processor = Processor()
+        self.processor = Processor(self._config.breaker)
         await seed(self.processor, self._store)
         parsers = await self._parsers()
-        self._warm(positions, parsers)
+        await self._warm(positions, parsers)
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
         pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump)
         stage = ProcessStage(self._bus, self.processor, self._clock)
@@ -145,7 +152,7 @@ class Pipe:
             collected.close()
             processed.close()
 
-    def _warm(self, positions: Mapping[Stream, int], parsers: Mapping[str, Parser]) -> None:
+    async def _warm(self, positions: Mapping[Stream, int], parsers: Mapping[str, Parser]) -> None:
         """Show the processor the frames before its positions: what it forgets of older ones cannot matter."""
         last = max(positions.values(), default=0)
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
@@ -154,9 +161,23 @@ class Pipe:
             frames = [frame for frame in self._journal.read(after, frames=4_096) if frame.sequence <= last]
             if not frames:
                 return
+            held = await self._held(frames)
             for batch in assembler.step(frames):
-                self.processor.warm(batch, positions.get(batch.stream, 0))
+                self.processor.warm(batch, positions.get(batch.stream, 0), held)
             after = frames[-1].sequence
+
+    async def _held(self, frames: Sequence[Frame]) -> pl.DataFrame:
+        """What went into quarantine from these frames."""
+        query = Query(
+            Quarantined.type,
+            {"journal": [self._journal.uuid]},
+            start=utc(frames[0].wall_ns),
+            end=utc(frames[-1].wall_ns + 1_000),
+            snapshot=EVERYTHING,
+            fields=("record_type", "frame", "row"),
+            limit=1_000_000,
+        )
+        return (await self._store.read(query)).rows
 
     async def _process(self, consumer: Consumer, stage: ProcessStage) -> None:
         async for item in consumer:

@@ -12,7 +12,17 @@ from typing import Any
 from tidewire import telemetry
 from tidewire.bus import Bus, Full, MemoryBus
 from tidewire.bus.config import NatsConfig
-from tidewire.collect import App, AppRegistry, Context, Cursors, Filler, Parser, SourceConfig, StreamWatch
+from tidewire.collect import (
+    App,
+    AppRegistry,
+    Context,
+    Cursors,
+    Filler,
+    Parser,
+    SourceConfig,
+    StreamWatch,
+)
+from tidewire.collect import Health as SourceHealth
 from tidewire.collect.config import seconds
 from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
 from tidewire.journal import Journal, Keeper
@@ -20,11 +30,13 @@ from tidewire.records.clock import Clock, Rng, SystemClock, SystemRng, UpstreamC
 from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
-from tidewire.runtime.archiving import make_keeper
+from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
 from tidewire.runtime.gaps import StoreLedger, last_rows
 from tidewire.runtime.pipe import Pipe, PipeConfig
+from tidewire.runtime.quarantine import Quarantine
+from tidewire.runtime.quarantine_cases import Cases
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway
@@ -44,9 +56,15 @@ _log = telemetry.log("runtime")
 
 
 class Tidewire:
-    """A running platform: `start`, `stop`, and the parts in between for whoever looks."""
+    """A running platform: `start`, `stop`, and the parts in between for whoever looks.
 
-    def __init__(self, loaded: Loaded, clock: Clock | None = None, rng: Rng | None = None) -> None:
+    With ``collect`` off nothing is collected or served: it only stores what is in the journal, for a command that has
+    something to add to it.
+    """
+
+    def __init__(
+        self, loaded: Loaded, clock: Clock | None = None, rng: Rng | None = None, *, collect: bool = True
+    ) -> None:
         self.loaded = loaded
         self.config: Config = loaded.config
         self.clock: Clock = clock or (UpstreamClock() if self.config.clock == "upstream" else SystemClock())
@@ -56,6 +74,7 @@ class Tidewire:
         self.registry = AppRegistry()
         self.cache = LatestCache()
         self.cursors = Cursors()
+        self.collect = collect
         self.apps: list[App] = []
         self.failed: asyncio.Event = asyncio.Event()
         self.failure: BaseException | None = None
@@ -65,6 +84,7 @@ class Tidewire:
         self.auditing: Auditing
         self.self_audit: SelfAudit
         self.keeper: Keeper | None = None
+        self.quarantine: Quarantine
         self.gateway: Gateway
         self._tasks: list[asyncio.Task[None]] = []
         self._started: list[str] = []
@@ -100,17 +120,24 @@ class Tidewire:
         self.bus.subscribe("data.*.processed", self._remember, queue=4_096, full=Full.DROP_OLDEST, name="cache")
         down_since_ns = self._down_since()
         await asyncio.to_thread(self.cursors.load, self.journal)
-        self._spawn("cursors", self._keep_cursors())
         context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, down_since_ns, self.cursors)
         self.apps = [app(source, context) for source, app in chosen]
         self.pipe = Pipe(self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config))
+        cases = Cases(self.store, FramesAnywhere(self.journal, config, data), self.clock)
+        self.quarantine = Quarantine(cases, self.journal, self.clock, self._parsers, self.pipe.stored)
         self._spawn("pipe", self.pipe.run())
-        self.auditing = Auditing(self.store, self._every_parser, lambda: journals_at(config, data))
+        if self.collect:
+            await self._serve_and_collect()
+
+    async def _serve_and_collect(self) -> None:
+        config, data = self.config, self.loaded.data_dir
+        self.auditing = Auditing(self.store, self._parsers, lambda: journals_at(config, data))
         self.self_audit = SelfAudit(self.store, self.bus, self.clock, self.rng, config.audit_interval_s)
         self._spawn("audit", self.self_audit.run())
         self.keeper = make_keeper(config, data, self.journal, self.store, self.cursors, self.clock)
         if self.keeper is not None:
             self._spawn("archive", self.keeper.run())
+        self._spawn("cursors", self._keep_cursors())
         self.gateway = Gateway(self._platform(), ServeConfig(host=config.listen.host, port=config.listen.port))
         await self.gateway.start()
         self._started.append("gateway")
@@ -204,16 +231,13 @@ class Tidewire:
         self.failed.set()
 
     async def _parsers(self) -> dict[str, Parser]:
-        """New parsers that know what is stored: a pipe that begins again must not know more than that."""
-        book = InstrumentBook()
-        await load_instruments(book, self.store)
-        return {app.name: app.make_parser(app.config, book) for app in self.apps}
+        """New parsers that know what is stored: a pipe that begins again must not know more than that.
 
-    async def _every_parser(self) -> dict[str, Parser]:
-        """Those of all installed sources: the journal may have frames of one that is not configured any more."""
+        Of every source that is installed: the journal may hold frames of one that is not collected any more.
+        """
         book = InstrumentBook()
         await load_instruments(book, self.store)
-        return self.registry.parsers(book)
+        return self.registry.parsers(book) | {app.name: app.make_parser(app.config, book) for app in self.apps}
 
     def _check_positions(self) -> None:
         """A store ahead of its journal has rows of frames that were lost; going on would number frames twice."""
@@ -252,15 +276,18 @@ class Tidewire:
             sources=self.sources,
             health=self.health,
             audit=self.audit,
+            quarantine=self.quarantine,
         )
 
     def sources(self) -> list[dict[str, Any]]:
-        """Status of every source, with the clock skew measured on its feeds."""
+        """Status of every source, with the clock skew measured on its feeds and what the breaker says of its rows."""
         skews = self.pipe.processor.skew.seconds
         found: list[dict[str, Any]] = []
         for app in self.apps:
             skew = {kind: value for (source, kind), value in skews.items() if source == app.name}
-            found.append({**app.status(), "clock_skew_seconds": skew})
+            health = self.health_of(app)
+            problems = {"health": health.state, "problems": list(health.problems)}
+            found.append({**app.status(), **problems, "clock_skew_seconds": skew})
         failed = [entry for entry in self.registry.list() if entry.app is None]
         found += [{"name": entry.name, "health": "failed", "problems": [entry.error]} for entry in failed]
         return found
@@ -276,9 +303,18 @@ class Tidewire:
             "archive": "off" if keeper is None else keeper.problem or "ok",
             "pipe": "ok" if self.failure is None else str(self.failure),
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
-            **{f"source {app.name}": app.health().state for app in self.apps},
+            **{f"source {app.name}": self.health_of(app).state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)
+
+    def health_of(self, app: App) -> SourceHealth:
+        """How a source is; degraded while most of one of its streams is quarantined."""
+        health = app.health()
+        broken = tuple(turn.why for (source, _), turn in self.pipe.processor.breaker.open.items() if source == app.name)
+        if not broken:
+            return health
+        state = "degraded" if health.state in {"ok", "starting"} else health.state
+        return SourceHealth(state, (*health.problems, *broken))
 
     async def audit(self, request: AuditRequest) -> dict[str, Any]:
         """The books, added up now."""
@@ -365,4 +401,10 @@ async def load_instruments(book: InstrumentBook, store: Store) -> None:
 def pipe_config(config: Config) -> PipeConfig:
     """The pipe's own configuration."""
     section = config.pipe
-    return PipeConfig(config.pump_config(), section.lanes, section.store_ms, section.store_rows)
+    return PipeConfig(
+        pump=config.pump_config(),
+        lanes=section.lanes,
+        store_ms=section.store_ms,
+        store_rows=section.store_rows,
+        breaker=config.breaker_config(),
+    )

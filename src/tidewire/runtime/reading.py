@@ -12,7 +12,7 @@ import msgspec
 
 from tidewire.bus import MemoryBus
 from tidewire.collect import AppRegistry, Parser
-from tidewire.errors import InputError, NotFound, TransientError
+from tidewire.errors import DecisionRefused, InputError, NotFound, TransientError
 from tidewire.records.clock import SystemClock, SystemRng
 from tidewire.records.forms import for_json
 from tidewire.records.instrument import InstrumentBook
@@ -22,12 +22,13 @@ from tidewire.runtime.platform import load_instruments, make_store
 from tidewire.runtime.supervise import RUN_FILE, Running, found_running
 from tidewire.serve.params import Params, understand_audit
 from tidewire.serve.platform import Platform
+from tidewire.serve.quarantine import MEDIA
 from tidewire.serve.service import Service
 from tidewire.store.cache import LatestCache
 from tidewire.store.protocol import Store
 from tidewire.watch.audit import Accepted
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 90.0
 NAMING_TIMEOUT_S = 3_600.0
 """An audit that names rows reads frames again, hours of them if asked to."""
 
@@ -64,7 +65,7 @@ class Reading:
         request = understand_audit(params)
         if self._running is not None:
             timeout_s = TIMEOUT_S if request.frames == "none" else NAMING_TIMEOUT_S
-            return (await self._api("/v1/audit", params, timeout_s))["data"]
+            return (await self._api("/v1/audit", params, timeout_s=timeout_s))["data"]
         async with self._store() as store:
             journals = journals_at(self._loaded.config, self.data_dir)
             accepted = Accepted(journals[0].uuid, journals[0].accepted) if journals else Accepted()
@@ -84,24 +85,28 @@ class Reading:
             return []
         return (await self._api("/v1/sources", {}))["data"]
 
-    async def _api(self, path: str, params: Params, timeout_s: float = TIMEOUT_S) -> Any:
+    async def _api(self, path: str, params: Params, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
+        """What the running platform answers: to GET, or to POST with a body of JSON."""
         assert self._running is not None
         pairs = [(key, value) for key, values in params.items() for value in values]
+        method, sent = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
+        headers = {} if sent is None else {"content-type": MEDIA}
         try:
             # Not through a proxy: the platform is on this machine.
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(timeout_s), trust_env=False) as session,
-                session.get(self._running.url + path, params=pairs) as reply,
+                session.request(method, self._running.url + path, params=pairs, data=sent, headers=headers) as reply,
             ):
-                body = msgspec.json.decode(await reply.read())
+                answer = msgspec.json.decode(await reply.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TransientError(
                 f"The platform at {self._running.url} does not answer: {error}. "
                 f"If no platform runs on {self.data_dir}, remove {RUN_FILE} there; a killed one left it."
             ) from error
         if reply.status >= 400:
-            raise InputError(body.get("detail", body.get("title", f"status {reply.status}")))
-        return body
+            kind = DecisionRefused if reply.status == 409 else InputError
+            raise kind(answer.get("detail", answer.get("title", f"status {reply.status}")))
+        return answer
 
     @contextlib.asynccontextmanager
     async def _store(self) -> AsyncGenerator[Store]:

@@ -99,7 +99,11 @@ class Progress:
         table.add_row("duplicates", f"{facts['duplicates']:,}", "repeats, stored once")
         table.add_row("gaps", f"{facts['gaps']:,}", f"holes found in what came, {facts['filled']:,} filled")
         parts: list[Any] = [Panel(table, title="Tidewire", subtitle=self._sources(), border_style="cyan")]
-        parts += [Text(problem, style="red") for app in self._platform.apps for problem in app.health().problems]
+        parts += [
+            Text(problem, style="red")
+            for app in self._platform.apps
+            for problem in self._platform.health_of(app).problems
+        ]
         prices = self._prices()
         if prices is not None:
             parts.append(prices)
@@ -108,7 +112,7 @@ class Progress:
     def _sources(self) -> str:
         words: list[str] = []
         for app in self._platform.apps:
-            health = app.health()
+            health = self._platform.health_of(app)
             colour = {"ok": "green", "starting": "yellow", "degraded": "yellow"}.get(health.state, "red")
             words.append(f"{app.name} [{colour}]{health.state}[/{colour}]")
         return ", ".join(words)

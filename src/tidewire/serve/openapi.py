@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 import tidewire
 from tidewire.records.forms import json_schema
 from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType, types
 from tidewire.serve.params import AUDIT, FRAMES, LATEST, MAX_ROWS, READ, RESAMPLED, SHORT, filters
 from tidewire.serve.problems import CODES, PROBLEM_SCHEMA
+from tidewire.serve.quarantine import MEDIA, Ask
 from tidewire.serve.render import FORMATS
 
 _TIME = "RFC 3339 with zone, a date (midnight UTC), or an integer in ts_unit since 1970."
@@ -80,10 +83,13 @@ _META: dict[str, Any] = {
     "required": ["type", "version", "rows", "snapshot", "watermark", "sources", "units"],
 }
 
+_ERRORS = ("400", "404", "406", "503", "504")
+
 _PLAIN: dict[str, tuple[str, str]] = {
     "/v1/types": ("types", "Every record type: columns, units, key, order."),
     "/v1/sources": ("sources", "Every source and what it is doing."),
     "/v1/audit": ("audit", "Rows received and what became of them, added up."),
+    "/v1/quarantine/rules": ("quarantine_rules", "Rows in quarantine by source, type, rule and state."),
     "/livez": ("livez", "Whether the process answers. Asks nothing else."),
     "/readyz": ("readyz", "Whether work can be done: 200 or 503, and what each part says."),
 }
@@ -100,6 +106,8 @@ def document() -> dict[str, Any]:
         paths[path] = {"get": _plain(name, about)}
     paths["/v1/audit"]["get"]["parameters"] = _audit()
     paths["/v1/audit"]["get"]["responses"] |= _refusals("400", "404", "503")
+    paths["/v1/quarantine/{journal}/{frame}"] = {"get": _case()}
+    paths["/v1/quarantine/decide"] = {"post": _decide()}
     paths["/metrics"] = {"get": _plain("metrics", "Metrics in the Prometheus text format.", "text/plain")}
     return {
         "openapi": "3.1.0",
@@ -107,7 +115,8 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {kind.record.__name__: json_schema(kind) for kind in known.values()}
-            | {"Meta": _META, "Problem": PROBLEM_SCHEMA},
+            | {"Meta": _META, "Problem": PROBLEM_SCHEMA}
+            | msgspec.json.schema_components([Ask], ref_template="#/components/schemas/{name}")[1],
             "responses": {"Problem": _problem()},
         },
     }
@@ -226,6 +235,29 @@ def _plain(name: str, about: str, media: str = "application/json") -> dict[str, 
         "tags": ["ops"],
         "responses": {"200": {"description": about, "content": {media: {"schema": schema}}}},
     }
+
+
+def _case() -> dict[str, Any]:
+    found = _plain("quarantine_show", "A frame with rows in quarantine: its bytes, the rows, all that was decided.")
+    found["parameters"] = [
+        {"name": name, "in": "path", "required": True, "description": about, "schema": {"type": kind}}
+        for name, about, kind in (
+            ("journal", "Journal, or the beginning of its name; - is the one journal that has the frame.", "string"),
+            ("frame", "Sequence of the frame.", "integer"),
+        )
+    ]
+    return found
+
+
+def _decide() -> dict[str, Any]:
+    found = _plain("quarantine_decide", "Release, correct or reject rows in quarantine; answers once it is stored.")
+    found["requestBody"] = {
+        "required": True,
+        "content": {MEDIA: {"schema": {"$ref": f"#/components/schemas/{Ask.__name__}"}}},
+    }
+    statuses = (*_ERRORS, "409", "413", "415")
+    found["responses"] |= {status: {"$ref": "#/components/responses/Problem"} for status in statuses}
+    return found
 
 
 def _problem() -> dict[str, Any]:

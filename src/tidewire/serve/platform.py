@@ -12,6 +12,7 @@ from tidewire.bus.protocol import Bus
 from tidewire.records.clock import Clock, Rng
 from tidewire.records.record import RecordType
 from tidewire.serve.params import AuditRequest
+from tidewire.serve.quarantine import Desk, NoDesk
 from tidewire.store.protocol import Store
 
 
@@ -49,7 +50,7 @@ class Platform:
 
     ``resolve`` turns any spelling of a symbol into its canonical id and raises `InstrumentError` or
     `AmbiguousInstrument`. ``sources`` gives the status of each source, ``audit`` the sums of the fates and, if asked
-    for, what differs.
+    for, what differs, ``quarantine`` decides about quarantined rows.
     """
 
     store: Store
@@ -61,6 +62,7 @@ class Platform:
     sources: Callable[[], list[dict[str, Any]]] = _no_sources
     health: Callable[[], Health] = _healthy
     audit: Callable[[AuditRequest], Awaitable[dict[str, Any]]] = _no_audit
+    quarantine: Desk = field(default_factory=NoDesk)
 
 
 @dataclass(frozen=True)

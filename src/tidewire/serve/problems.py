@@ -9,6 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from tidewire.errors import (
+    DecisionRefused,
     InputError,
     NotFound,
     QueryError,
@@ -38,6 +39,13 @@ _TITLES = {
     "cursor_mismatch": "The cursor belongs to another request",
     "not_acceptable": "No such format",
     "not_found": "There is no such thing",
+    "invalid_input": "What was asked makes no sense",
+    "invalid_body": "The body cannot be used",
+    "body_too_large": "The body is too large",
+    "unsupported_media_type": "The body is of another type",
+    "decision_refused": "Nothing was decided",
+    "already_decided": "It is decided already",
+    "fails_again": "It would be quarantined again",
     "method_not_allowed": "The method is not allowed here",
     "upgrade_required": "This is a WebSocket",
     "host_not_allowed": "The host name is not one of ours",
@@ -64,6 +72,8 @@ def status_of(error: Exception) -> int:
             return 400
         case NotFound():
             return 404
+        case DecisionRefused():
+            return 409
         case StoreBusy() | RateLimited():
             return 503
         case StatementTimeout():

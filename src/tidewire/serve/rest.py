@@ -11,12 +11,13 @@ from starlette.routing import WebSocketRoute
 import tidewire
 from tidewire import telemetry
 from tidewire.serve import openapi, pages
+from tidewire.serve.answers import endpoint, json_answer
 from tidewire.serve.middleware import Around
 from tidewire.serve.platform import Platform, ServeConfig
 from tidewire.serve.problems import document
 from tidewire.serve.service import Service
 from tidewire.serve.stream import Hub
-from tidewire.serve.v1 import V1, endpoint, json_answer
+from tidewire.serve.v1 import V1
 
 
 class Application:
@@ -85,8 +86,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
     state = request.scope["state"]
     where = (request.url.path, state["request_id"], state["trace_id"])
     if error.status_code == 405:
-        answer = document(405, "method_not_allowed", f"{request.method} is not allowed here. Valid: GET, HEAD.", where)
-        answer.headers["allow"] = "GET, HEAD"
+        valid = ", ".join(sorted((error.headers or {}).get("Allow", "GET, HEAD").split(", ")))
+        answer = document(405, "method_not_allowed", f"{request.method} is not allowed here. Valid: {valid}.", where)
+        answer.headers["allow"] = valid
         return answer
     detail = f"Nothing at {request.url.path}. Valid: {', '.join(pages.LINKS.values())}, /v1/<type>, /v1/<type>/latest."
     return document(error.status_code, "not_found", detail, where)

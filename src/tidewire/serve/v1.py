@@ -3,55 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
-from tidewire import telemetry
-from tidewire.errors import TidewireError
 from tidewire.records.forms import json_schema, reference
 from tidewire.records.record import RecordType, types
+from tidewire.serve.answers import endpoint, json_answer, without_parameters
 from tidewire.serve.params import type_named, understand_audit
-from tidewire.serve.problems import Refused, problem
+from tidewire.serve.problems import Refused
+from tidewire.serve.quarantine import QuarantineRoutes
 from tidewire.serve.render import COLUMNAR, choose, render
 from tidewire.serve.service import Answer, Service
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-METHODS = ["GET", "HEAD"]
-_LOG = telemetry.log("serve")
 # Smaller answers are rendered at once: handing them to a thread costs more than it frees.
 _INLINE_ROWS = 2_000
-
-
-def endpoint(path: str, answer: Endpoint) -> Route:
-    """A route whose errors are problem documents."""
-
-    async def answered(request: Request) -> Response:
-        state = request.scope["state"]
-        state["route"] = path
-        try:
-            return await answer(request)
-        except TidewireError as error:
-            found = problem(error, request.url.path, state["request_id"], state["trace_id"])
-            if found.status_code == 500:
-                _LOG.error("request failed", request_id=state["request_id"], path=path, exc_info=error)
-            return found
-        except Exception as error:
-            _LOG.error("request failed", request_id=state["request_id"], path=path, exc_info=error)
-            return problem(error, request.url.path, state["request_id"], state["trace_id"])
-
-    return Route(path, answered, methods=METHODS)
-
-
-def json_answer(content: Any, status: int = 200) -> Response:
-    """Plain values as JSON."""
-    return Response(msgspec.json.encode(content), status, {"cache-control": "no-store"}, "application/json")
 
 
 class V1:
@@ -70,6 +39,7 @@ class V1:
             endpoint("/v1/sources", self._sources),
             endpoint("/v1/audit", self._audit),
             endpoint("/v1/stream", self._not_a_page),
+            *QuarantineRoutes(self._platform.quarantine).routes(),
             endpoint("/v1/{name}", self._read),
             endpoint("/v1/{name}/latest", self._latest),
         ]
@@ -96,18 +66,18 @@ class V1:
         return Response(rendered.body, 200, headers, rendered.media)
 
     async def _types(self, request: Request) -> Response:
-        _none(request)
+        without_parameters(request)
         return json_answer({"data": [_type_facts(kind) for kind in types().values()]})
 
     async def _type(self, request: Request) -> Response:
         kind = type_named(request.path_params["name"])
         if "text/markdown" in request.headers.get("accept", ""):
             return Response(reference(kind), 200, {"vary": "accept"}, "text/markdown")
-        _none(request)
+        without_parameters(request)
         return json_answer({"data": {**_type_facts(kind), "schema": json_schema(kind), "reference": reference(kind)}})
 
     async def _sources(self, request: Request) -> Response:
-        _none(request)
+        without_parameters(request)
         return json_answer({"data": self._platform.sources()})
 
     async def _audit(self, request: Request) -> Response:
@@ -126,11 +96,6 @@ def _params(request: Request) -> dict[str, list[str]]:
     for name, value in request.query_params.multi_items():
         found.setdefault(name, []).append(value)
     return found
-
-
-def _none(request: Request) -> None:
-    for name in request.query_params:
-        raise Refused("unknown_parameter", f"{request.url.path} has no parameters, found {name!r}.")
 
 
 def _form(request: Request) -> str:

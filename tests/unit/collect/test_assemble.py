@@ -108,7 +108,7 @@ def whole(batches: Sequence[Batch]) -> dict[str, pl.DataFrame]:
         found.setdefault(batch.type.name, []).append(batch.rows)
         if batch.rejected is not None:
             found.setdefault("rejected", []).append(batch.rejected)
-    order = ["frame", "ordinal", "record_type", "row"]
+    order = ["frame", "ordinal", "record_type", "row", "decision_frame"]
     return {
         name: pl.concat(parts).sort([one for one in order if one in parts[0].columns], maintain_order=True)
         for name, parts in found.items()
@@ -136,9 +136,11 @@ class Places:
             assert line.prev == self.positions.get(batch.stream, 0), str(batch.stream)
             assert line.last > line.prev
             assert last is None or line.last == last
-            for part in (batch.rows, batch.rejected):
+            told = None if batch.rejected is None else batch.rejected.select(pl.coalesce("decision_frame", "frame"))
+            for part in (batch.rows.select("frame"), told):
                 if part is not None and part.height:
-                    assert line.prev < part["frame"].min() <= part["frame"].max() <= line.last  # type: ignore[operator]
+                    frames = part.to_series()
+                    assert line.prev < frames.min() <= frames.max() <= line.last  # type: ignore[operator]
             self.positions[batch.stream] = line.last
 
 

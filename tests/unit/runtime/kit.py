@@ -186,5 +186,5 @@ async def tables(store: Store) -> dict[str, pl.DataFrame]:
     for name, kind in types().items():
         rows = (await store.read(Query(kind, snapshot=EVERYTHING, limit=1_000_000, revisions="all"))).rows
         if rows.height:
-            found[name] = rows.sort(*(column for column in ("frame", "ordinal", *kind.key) if column in rows.columns))
+            found[name] = rows.sort("frame", "ordinal", *kind.key, "ingested_at")
     return found

@@ -437,7 +437,7 @@ async def test_openapi_is_valid_and_tells_the_truth() -> None:
         document = (await served.http.get("/openapi.json")).json()
         OpenAPI.model_validate(document)
         assert document["openapi"].startswith("3.1")
-        operations = [what["get"] for what in document["paths"].values()]
+        operations = [operation for what in document["paths"].values() for operation in what.values()]
         ids = [operation["operationId"] for operation in operations]
         assert len(set(ids)) == len(ids)
         for reference in _references(document):
@@ -445,6 +445,8 @@ async def test_openapi_is_valid_and_tells_the_truth() -> None:
             for step in reference.removeprefix("#/").split("/"):
                 target = target[step]
         for path, what in document["paths"].items():
+            if "get" not in what or "{" in path:
+                continue
             assert (await served.http.get(path)).status_code == 200, path
             for parameter in what["get"].get("parameters", ()):
                 wrong = await served.http.get(path, params={parameter["name"]: "\x00"})
