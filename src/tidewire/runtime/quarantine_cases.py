@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import polars as pl
@@ -18,7 +18,6 @@ from tidewire.errors import InputError, NotFound, ParseError
 from tidewire.journal import Frame, Kind
 from tidewire.records.clock import Clock, utc
 from tidewire.records.ops import Quarantined
-from tidewire.replay.runner import Frames
 from tidewire.serve.params import time_of
 from tidewire.serve.quarantine import Match
 from tidewire.store.protocol import EVERYTHING, Query, Store
@@ -67,6 +66,19 @@ class Name(NamedTuple):
 def name_of(row: Mapping[str, Any]) -> str:
     """The whole name of a `Quarantined` row."""
     return f"{row['journal']}/{row['frame']}/{row['record_type']}/{row['row']}"
+
+
+class Frames(Protocol):
+    """What gives back the bytes behind a row: a journal, its reader, an archive."""
+
+    @property
+    def uuid(self) -> str:
+        """Which journal."""
+        ...
+
+    def read(self, after: int, *, frames: int = 4_096) -> Sequence[Frame]:
+        """The frames after one."""
+        ...
 
 
 class Cases:
