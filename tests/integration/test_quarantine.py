@@ -132,7 +132,7 @@ async def _released(platform: Tidewire, client: Api) -> None:
     assert all(row["ingested_at"] > snapshot for row in rows)
     after = await client.get("/v1/trade", snapshot=snapshot, limit=100_000)
     assert after["data"] == before["data"], "what was read before stays true"
-    balanced((await client.get("/v1/audit"))["data"])
+    balanced((await client.get("/v1/audit", frames="true"))["data"])
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_a_parser_that_was_mended(mood: Loaded, tmp_path: Path) -> None:
         await until(lambda: platform.journal.head >= 30, "thirty surveys")
         await platform.apps[0].stop()
         await idle(platform)
-        balanced((await client.get("/v1/audit"))["data"])
+        balanced((await client.get("/v1/audit", frames="true"))["data"])
     before = tables(mood.data_dir)
     frames = before["quarantined_v1"].filter(record_type="frame")
     assert frames.height >= 9
@@ -178,7 +178,7 @@ async def test_a_parser_that_was_mended(mood: Loaded, tmp_path: Path) -> None:
     impossible = [one for one in done["refused"] if "target|min_exclusive" in one["why"]]
     assert (done["stored"], done["rows"]) == (True, frames.height - len(impossible))
     assert len(done["refused"]) == len(impossible) >= 1
-    balanced(await deciding.audit())
+    balanced(await deciding.audit({"frames": ["true"]}))
     after = tables(mood.data_dir)
     new = after["mood_v1"].join(before["mood_v1"], on="frame", how="anti")
     assert new.height == done["rows"]
@@ -208,7 +208,7 @@ async def test_a_source_that_broke(mood: Loaded) -> None:
         await until(lambda: platform.journal.head >= head + 10, "it goes on")
         await platform.apps[0].stop()
         await idle(platform)
-        balanced((await client.get("/v1/audit"))["data"])
+        balanced((await client.get("/v1/audit", frames="true"))["data"])
         assert heard == ["control.quarantine.opened"]
     held = tables(mood.data_dir)["quarantined_v1"].filter(pl.col("record_type") == "frame")
     assert held.height >= 15, "nothing is dropped"

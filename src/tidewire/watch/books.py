@@ -149,12 +149,15 @@ def _by_spot(books: Mapping[tuple[str, Fate], int]) -> dict[Spot, Counter[str]]:
 
 
 def _stored(books: Mapping[tuple[str, Fate], int]) -> Counter[Spot]:
-    """What each table has to hold: the rows booked as stored; every quarantined row is one of that type."""
+    """What each table has to hold: the rows booked as stored.
+
+    Every quarantined row is one of that type, also when something was decided about it and it is superseded.
+    """
     found: Counter[Spot] = Counter()
     for (name, fate), count in books.items():
         if fate.fate == "stored":
             found[Spot(name, fate.source, fate.hour_us)] += count
-        elif fate.fate == QUARANTINED:
+        elif fate.fate in {QUARANTINED, "superseded"}:
             found[Spot(QUARANTINED, fate.source, fate.hour_us)] += count
     return found
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
 
-from tidewire.records.batch import Batch
+from tidewire.records.batch import Batch, fresh
 from tidewire.records.ops import Quarantined
 from tidewire.records.record import RecordType
 from tidewire.store.protocol import JOURNAL, REVISION
@@ -22,7 +21,13 @@ COLUMNS = "_columns"
 NEAR_US = 60_000_000
 """A store may take a repeat for a new row when its event time is further away than this."""
 
-_STATE, _OPEN = "_state", "_open"
+OUT = "_out"
+"""Of quarantined rows: whether a decision took them out, so that another row supersedes them."""
+
+FRAME = "frame"
+"""What a quarantined row says as its type when the whole frame could not be read."""
+
+_STATE, _AWAY = "_state", "_away"
 _PARSED = "|parsed"
 _NEW, _SAME, _OTHER = "new", "same", "other"
 
@@ -32,7 +37,7 @@ class Parsed:
     """What frames of one source come to for one type, by today's parser and rules.
 
     ``good`` rows are to be stored, ``failed`` ones fail a rule, ``forming`` ones are not final. ``rejected`` are
-    `Quarantined` rows of what could not be taken exactly or not read at all. ``fates`` are counts of the parser.
+    `Quarantined` rows of what could not be taken exactly or not read at all.
     """
 
     type: RecordType
@@ -40,7 +45,6 @@ class Parsed:
     failed: pl.DataFrame
     forming: pl.DataFrame
     rejected: pl.DataFrame
-    fates: Counter[str]
 
     @property
     def rows(self) -> pl.DataFrame:
@@ -48,10 +52,22 @@ class Parsed:
         parts = {"good": self.good, "failed": self.failed, "forming": self.forming}
         return pl.concat([rows.with_columns(pl.lit(state).alias(_STATE)) for state, rows in parts.items()])
 
+    @property
+    def received(self) -> int:
+        """How many rows there are."""
+        return sum(part.height for part in (self.good, self.failed, self.forming, self.rejected))
+
     def upto(self, last: int) -> Parsed:
-        """The part of frames up to ``last``; ``fates`` stay."""
+        """The part of frames up to ``last``."""
+        return self._only(pl.col("frame") <= last)
+
+    def without(self, frames: pl.Series) -> Parsed:
+        """The part of other frames than these."""
+        return self._only(~pl.col("frame").is_in(frames.implode()))
+
+    def _only(self, test: pl.Expr) -> Parsed:
         parts = ("good", "failed", "forming", "rejected")
-        return replace(self, **{name: getattr(self, name).filter(pl.col("frame") <= last) for name in parts})
+        return replace(self, **{name: getattr(self, name).filter(test) for name in parts})
 
 
 def parsed(batches: Iterable[Batch], source: str) -> dict[str, Parsed]:
@@ -64,28 +80,43 @@ def parsed(batches: Iterable[Batch], source: str) -> dict[str, Parsed]:
         good = rows.filter(~failed)
         forming = good.clear() if kind.final is None else good.filter(~pl.col(kind.final))
         good = good if kind.final is None else good.filter(pl.col(kind.final))
-        rejected = Quarantined.type.empty() if batch.rejected is None else batch.rejected
-        fates = Counter[str]()
-        for fate, count in batch.fates.items():
-            if fate.source == source:
-                fates[fate.fate] += count
-        found[kind.name] = Parsed(
-            kind, good, rows.filter(failed), forming, rejected.filter(pl.col("source") == source), fates
-        )
+        rejected = fresh(batch.rejected)
+        mine = Quarantined.type.empty() if rejected is None else rejected.filter(pl.col("source") == source)
+        found[kind.name] = Parsed(kind, good, rows.filter(failed), forming, mine)
     return found
 
 
 def nothing(kind: RecordType) -> Parsed:
     """What no frames come to."""
     none = kind.empty()
-    return Parsed(kind, none, none, none, Quarantined.type.empty(), Counter())
+    return Parsed(kind, none, none, none, Quarantined.type.empty())
 
 
-def aside(quarantine: pl.DataFrame, kind: RecordType) -> pl.DataFrame:
-    """Places of a type's rows that are in quarantine, and whether nobody has decided about them (`_OPEN`)."""
-    ordinal = pl.col("row").cast(kind.schema["ordinal"]).alias("ordinal")
-    mine = quarantine.filter(pl.col("record_type") == kind.name).select("frame", ordinal, "state")
-    return mine.group_by(PLACE).agg((pl.col("state") == "open").all().alias(_OPEN))
+@dataclass(frozen=True)
+class Aside:
+    """The quarantine as it is stored, for the frames of one stretch: all versions.
+
+    ``reach`` is how far its types are committed in this ``journal``: decisions that came later do not count yet.
+    """
+
+    versions: pl.DataFrame
+    journal: str
+    reach: Mapping[str, int]
+
+    def places(self, kind: RecordType) -> pl.DataFrame:
+        """Places of a type's rows that were quarantined, and whether a decision took them out (`OUT`)."""
+        ordinal = pl.col("row").cast(kind.schema["ordinal"]).alias("ordinal")
+        return self._of(kind.name).select("frame", ordinal, OUT).group_by(PLACE).agg(pl.col(OUT).any())
+
+    def whole(self) -> pl.DataFrame:
+        """Frames that were quarantined whole, because they could not be read, and whether they are out."""
+        return self._of(FRAME).select("frame", OUT).group_by("frame").agg(pl.col(OUT).any())
+
+    def _of(self, name: str) -> pl.DataFrame:
+        reach = self.reach.get(name, self.reach[Quarantined.type.name])
+        told = (pl.col("decision_frame") <= reach) | (pl.col("decision_journal") != self.journal)
+        out = pl.col("state").is_in(["released", "corrected"]) & told.fill_null(value=False)
+        return self.versions.filter(pl.col("record_type") == name).with_columns(out.alias(OUT))
 
 
 @dataclass(frozen=True)
@@ -105,30 +136,29 @@ class Found:
 
 
 def compare(rows: Parsed, stored: pl.DataFrame, quarantine: pl.DataFrame) -> Found:
-    """Compare by (frame, ordinal). ``quarantine`` are places as of `aside`."""
+    """Compare by (frame, ordinal). ``quarantine`` are places as of `Aside`."""
     kind = rows.type
     values = [name for name in kind.schema if name not in {"source", *PLACE}]
     ours = rows.rows.drop("source").rename({name: name + _PARSED for name in values})
-    both = stored.join(ours, on=PLACE, how="left", maintain_order="left").join(quarantine, on=PLACE, how="left")
+    # What comes out of quarantine takes the place of the decision: its own place in the table stays empty.
+    away = quarantine.select(PLACE).with_columns(pl.lit(value=True).alias(_AWAY))
+    both = stored.join(ours, on=PLACE, how="left", maintain_order="left").join(away, on=PLACE, how="left")
     differs = [pl.when(pl.col(name).ne_missing(pl.col(name + _PARSED))).then(pl.lit(name)) for name in values]
     both = both.with_columns(pl.concat_list(differs).list.drop_nulls().alias(COLUMNS))
     wrong = pl.col(COLUMNS).list.len() > 0
     # Of several at one place the one that is right is the row, the others are copies.
     both = both.sort(wrong, maintain_order=True).with_columns((pl.int_range(pl.len()).over(PLACE) > 0).alias("_copy"))
     known, copy = pl.col(_STATE).is_not_null(), pl.col("_copy")
-    # What was decided about a quarantined row stands; while nothing was, the row has no business in the table, and
-    # one that is not final never has.
-    decided = ~pl.col(_OPEN).fill_null(value=True)
-    elsewhere = pl.col(_OPEN).fill_null(value=False) | (pl.col(_STATE) == "forming")
+    elsewhere = pl.col(_AWAY).fill_null(value=False) | (pl.col(_STATE) == "forming")
     versions = [*kind.schema, JOURNAL, REVISION, COLUMNS]
-    changed = both.filter(known & ~copy & wrong & ~decided)
+    changed = both.filter(known & ~copy & wrong)
     held = both.filter(known).select(PLACE)
     return Found(
         twice=both.filter(known & copy).select(versions),
         changed=changed.select(versions),
-        foreign=both.filter(~known | (~copy & ~wrong & ~decided & elsewhere)).select(versions),
+        foreign=both.filter(~known | (~copy & ~wrong & elsewhere)).select(versions),
         lost=rows.good.join(changed.select(PLACE), on=PLACE, how="semi"),
-        sound=both.filter(known & ~copy & (decided | (~wrong & ~elsewhere))).select(versions),
+        sound=both.filter(known & ~copy & ~wrong & ~elsewhere).select(versions),
         absent=rows.good.join(held, on=PLACE, how="anti").join(quarantine, on=PLACE, how="anti"),
     )
 
@@ -206,20 +236,24 @@ class FoundAside:
     twice: pl.DataFrame
 
 
-def compare_quarantine(rows: Mapping[str, Parsed], stored: pl.DataFrame, reach: Mapping[str, int]) -> FoundAside:
-    """Compare the quarantine with what the same frames come to; ``reach`` is how far each type is committed.
+def compare_quarantine(rows: Mapping[str, Parsed], quarantine: Aside, frames: pl.Series) -> FoundAside:
+    """Compare the quarantine with what ``frames`` come to.
 
-    Which row was too far in the future depends on the frames before it, so any parsed row may rightly be there.
+    Any of them may have been unreadable to the parser of its time. Which row was too far in the future depends on the
+    frames before it, so any parsed row may rightly be there.
     """
+    reach = quarantine.reach
+    stored = quarantine.versions
     first = stored.filter(~pl.col(REVISION))
     last = pl.col("record_type").replace_strict(reach, default=reach[Quarantined.type.name], return_dtype=pl.Int64)
     first = first.filter(pl.col("frame") <= last)
     wanted = pl.concat([_wanted(one.upto(reach[name])) for name, one in rows.items()] or [_wanted(_NOTHING)])
     may_be = [one.rejected.select(REJECT) for one in rows.values()]
     may_be += [places_of(name, one.rows) for name, one in rows.items()]
+    may_be.append(places_of(FRAME, frames.alias("frame").to_frame().with_columns(ordinal=pl.lit(0))))
     return FoundAside(
         missing=wanted.join(stored, on=REJECT, how="anti"),
-        foreign=first.join(pl.concat([wanted.select(REJECT), *may_be]), on=REJECT, how="anti"),
+        foreign=first.join(pl.concat(may_be), on=REJECT, how="anti"),
         twice=first.filter(pl.int_range(pl.len()).over(REJECT) > 0),
     )
 
@@ -236,15 +270,20 @@ def places_of(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.lit(name).alias("record_type"), "frame", row)
 
 
-def accounted(batches: Iterable[Batch], source: str) -> int:
+def accounted(batches: Sequence[Batch], source: str) -> int:
     """How many frames of a source came to anything: rows, rejects, or a note that they carry none."""
     frames = [pl.Series([], dtype=pl.Int64)]
-    control = 0
     for batch in batches:
-        parts = [batch.rows, *([] if batch.rejected is None else [batch.rejected])]
+        rejected = fresh(batch.rejected)
+        parts = [batch.rows, *([] if rejected is None else [rejected])]
         frames += [part.filter(pl.col("source") == source)["frame"] for part in parts]
-        control += sum(n for fate, n in batch.fates.items() if (fate.source, fate.fate) == (source, "control"))
-    return pl.concat(frames).n_unique() + control
+    return pl.concat(frames).n_unique() + control(batches, source)
+
+
+def control(batches: Iterable[Batch], source: str) -> int:
+    """How many frames of a source say themselves that they carry no rows."""
+    fates = (item for batch in batches for item in batch.fates.items())
+    return sum(count for fate, count in fates if (fate.source, fate.fate) == (source, "control"))
 
 
 _NOTHING = nothing(Quarantined.type)

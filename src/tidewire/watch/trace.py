@@ -27,15 +27,17 @@ from tidewire.store.protocol import JOURNAL, Store, Stretch
 from tidewire.watch.books import BESIDE, Line, Spot
 from tidewire.watch.compare import (
     COLUMNS,
+    OUT,
     PLACE,
     REJECT,
+    Aside,
     Found,
     Judged,
     Parsed,
     accounted,
-    aside,
     compare,
     compare_quarantine,
+    control,
     judge,
     judge_after,
     nothing,
@@ -234,34 +236,39 @@ class Tracer:
         batches = await asyncio.to_thread(self._evidence.assemble, journal, frames)
         for source in sorted({account.spot.source for account in accounts}):
             own = [frame for frame in frames if frame.origin.source == source]
-            if source not in self._evidence.sources and any(frame.kind is Kind.DATA for frame in own):
+            if source not in self._evidence.sources and any(frame.kind is not Kind.CONTROL for frame in own):
                 _cannot_parse([account for account in accounts if account.spot.source == source])
                 continue
             stretch = Stretch(journal, source, frames[0].sequence - 1, frames[-1].sequence)
             rows = await asyncio.to_thread(parsed, batches, source)
-            quarantine = await self._store.of_frames(Quarantined.type, stretch)
+            reach = {name: self._reach(journal, name).least for name in types()}
+            quarantine = Aside(await self._store.of_frames(Quarantined.type, stretch), journal, reach)
+            whole = quarantine.whole()["frame"]
+            # What a frame that could not be read comes to today came in with a decision, if at all.
+            rows = {name: one if name == Quarantined.type.name else one.without(whole) for name, one in rows.items()}
             for account in accounts:
                 if account.spot.source != source:
                     continue
                 account.stretches.append(stretch)
                 if account.spot.type == Quarantined.type.name:
-                    await self._quarantine(account, stretch, rows, quarantine)
+                    numbers = pl.Series([frame.sequence for frame in own], dtype=pl.Int64)
+                    await self._quarantine(account, stretch, rows, quarantine, numbers)
+                    account.fates["control"] += control(batches, source)
+                    account.fates["received"] += control(batches, source)
                     self._no_fate(account, stretch, own, batches)
                 else:
                     await self._rows(account, stretch, rows, quarantine)
 
     # -- rows of a stretch --------------------------------------------------------------------------------------
 
-    async def _rows(
-        self, account: _Account, stretch: Stretch, rows: Mapping[str, Parsed], quarantine: pl.DataFrame
-    ) -> None:
+    async def _rows(self, account: _Account, stretch: Stretch, rows: Mapping[str, Parsed], quarantine: Aside) -> None:
         kind = types()[account.spot.type]
         last = min(stretch.last, self._reach(stretch.journal, kind.name).least)
         if last <= stretch.after:
             return
         mine = rows.get(kind.name, nothing(kind)).upto(last)
         stored = await self._store.of_frames(kind, stretch._replace(last=last))
-        places = aside(quarantine, kind)
+        places = quarantine.places(kind)
         found = await asyncio.to_thread(compare, mine, stored, places)
         said = mine.good.join(places, on=PLACE, how="anti")
         judged = judge(kind, said, found.absent) if kind is not Gap.type else _all_unsure(found.absent)
@@ -274,7 +281,7 @@ class Tracer:
         failed = mine.failed.join(stored, on=PLACE, how="anti").join(places, on=PLACE, how="anti")
         # Under the rules of its time it may have been a repeat.
         again = failed.height - (await self._news(account.spot, kind, failed)).height
-        _count(account.fates, mine, found, missing.height, again)
+        account.fates.update(_fates(mine, found, missing.height, again, places.filter(OUT).height))
 
     def _name(
         self,
@@ -312,11 +319,10 @@ class Tracer:
     # -- quarantine and frames without rows ---------------------------------------------------------------------
 
     async def _quarantine(
-        self, account: _Account, stretch: Stretch, rows: Mapping[str, Parsed], stored: pl.DataFrame
+        self, account: _Account, stretch: Stretch, rows: Mapping[str, Parsed], quarantine: Aside, frames: pl.Series
     ) -> None:
         kind = Quarantined.type
-        reach = {name: self._reach(stretch.journal, name).least for name in types()}
-        found = await asyncio.to_thread(compare_quarantine, rows, stored, reach)
+        found = await asyncio.to_thread(compare_quarantine, rows, quarantine, frames)
         missing = found.missing
         for name in missing["record_type"].unique():
             if name in rows:
@@ -325,7 +331,10 @@ class Tracer:
         account.traced.add("missing", named, kind, stretch.journal)
         account.traced.add("foreign", found.foreign, kind)
         account.traced.add("twice", found.twice, kind)
-        account.fates += rows[kind.name].fates if kind.name in rows else Counter[str]()
+        whole = quarantine.whole()
+        unreadable = rows.get(kind.name, nothing(kind)).rejected["frame"].append(whole["frame"]).n_unique()
+        out = whole.filter(OUT).height
+        account.fates.update({"received": unreadable, "quarantined": unreadable - out, "superseded": out})
 
     async def _wronged(self, spot: Spot, stretch: Stretch, rows: Parsed, missing: pl.DataFrame) -> pl.DataFrame:
         """Of rows missing in quarantine leave out those that were stored, or repeats, under the rules of their time."""
@@ -392,7 +401,7 @@ class Tracer:
         mine = parsed(batches, account.spot.source).get(kind.name, nothing(kind))
         at_hand = pl.Series([frame.sequence for frame in frames], dtype=pl.Int64)
         found = compare(
-            mine, rows.filter(pl.col("frame").is_in(at_hand.implode())), aside(Quarantined.type.empty(), kind)
+            mine, rows.filter(pl.col("frame").is_in(at_hand.implode())), _nowhere(journal.uuid).places(kind)
         )
         account.traced.add("changed", found.changed, kind)
         account.traced.add("foreign", pl.concat([found.foreign, found.twice]), kind)
@@ -432,20 +441,31 @@ class Tracer:
         return self._memory.setdefault((spot.type, spot.source), _Memory(lost, places))
 
 
-def _count(fates: Counter[str], mine: Parsed, found: Found, missing: int, again: int) -> None:
-    """Add what the frames come to, fate by fate; ``again`` rows that fail a rule are repeats."""
+def _fates(mine: Parsed, found: Found, missing: int, again: int, out: int) -> Counter[str]:
+    """What the frames come to, fate by fate.
+
+    ``missing`` good rows are not stored, ``again`` rows that fail a rule are repeats, ``out`` came out of quarantine.
+    """
     held = pl.concat([part.select(PLACE) for part in (found.sound, found.changed)])
     good = mine.good.join(held, on=PLACE, how="semi").height
     failed = mine.failed.join(held, on=PLACE, how="anti").height
-    fates.update(
+    aside = mine.rejected.height + failed - again + mine.good.height - good - found.absent.height
+    return Counter(
         {
-            "received": mine.fates["received"],
+            "received": mine.received,
             "stored": held.height + missing,
             "duplicate": found.absent.height - missing + again,
             "folded": mine.forming.height,
-            "quarantined": mine.fates["quarantined"] + failed - again + mine.good.height - good - found.absent.height,
+            "quarantined": aside - out,
+            "superseded": out,
         }
     )
+
+
+def _nowhere(journal: str) -> Aside:
+    """A quarantine without rows."""
+    versions = Quarantined.type.empty().with_columns(pl.lit(None, pl.String).alias(JOURNAL))
+    return Aside(versions, journal, {Quarantined.type.name: 0})
 
 
 def _all_unsure(absent: pl.DataFrame) -> Judged:

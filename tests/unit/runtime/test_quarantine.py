@@ -16,19 +16,22 @@ import polars as pl
 import pytest
 
 from tidewire.errors import AlreadyDecided, DecisionRefused, FailsAgain, InputError, NotFound, StoreBusy
-from tidewire.journal import Journal, Kind, Origin
+from tidewire.journal import Journal, JournalReader, Kind, Origin
 from tidewire.records.clock import ManualClock, SystemClock
 from tidewire.records.market import Trade
 from tidewire.records.ops import Quarantined
 from tidewire.replay import Replay
 from tidewire.runtime import quarantine
+from tidewire.runtime.auditing import assembling
 from tidewire.runtime.quarantine import Quarantine, plain
 from tidewire.runtime.quarantine_cases import Cases, Name, name_of
 from tidewire.serve.quarantine import Ask, Match
 from tidewire.sources.binance import BinanceParser
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.store.protocol import EVERYTHING, Query
-from tidewire.watch.audit import audit
+from tidewire.watch.audit import Accepted, audit
+from tidewire.watch.books import EVERYTHING as EVERY_HOUR
+from tidewire.watch.trace import Evidence
 from unit.runtime.kit import INFO, Run, Stepping, fill, messages, opened, tables, trade
 from unit.runtime.test_pipe import same
 from unit.sources.binance.samples import REST, WS, changed
@@ -75,8 +78,11 @@ class Place:
 
     async def balanced(self) -> None:
         await self.run.drained()
-        books = await audit(self.store, self.journal.accepted, self.journal.uuid)
-        assert (books.difference, books.in_flight_frames, books.tables) == (0, 0, {})
+        parsers = await self.run.parsers()
+        evidence = Evidence(lambda: [JournalReader(self.journal.directory)], assembling(parsers), set(parsers))
+        accepted = Accepted(self.journal.uuid, self.journal.accepted)
+        books = await audit(self.store, accepted, EVERY_HOUR, evidence, "all")
+        assert (books.difference, books.in_flight_frames, books.frames) == (0, 0, [])
 
     async def replays(self, lanes: int = 1, seed: int = 1) -> None:
         """The journal, cut at random, gives the same tables and the same sums of fates."""
