@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from tidewire import telemetry
@@ -175,7 +176,7 @@ def _streams(
     """
     clean = mask is None and (rejected is None or rejected.is_empty())
     if clean and rows.height and rows["source"].min() == rows["source"].max():  # almost every batch
-        yield str(rows["source"][0]), kind.name, rows["ingested_at"].to_physical().to_numpy(), None
+        yield str(rows["source"][0]), kind.name, _micros(rows), None
         return
     parts = [] if rejected is None else [rejected.select(*_PLACE, type="record_type", failed=True)]
     if rows.height:
@@ -185,7 +186,12 @@ def _streams(
         return
     every = pl.concat(parts).sort("frame", "ordinal", maintain_order=True)
     for (source, name), part in every.partition_by("source", "type", as_dict=True).items():
-        yield str(source), str(name), part["ingested_at"].to_physical().to_numpy(), part["failed"].to_numpy()
+        yield str(source), str(name), _micros(part), part["failed"].to_numpy()
+
+
+def _micros(rows: pl.DataFrame) -> Ints:
+    """Receive times; a view, where `to_physical` costs as much as all the rest."""
+    return rows["ingested_at"].to_numpy().view(np.int64)
 
 
 def _count_reasons(rejected: Iterable[tuple[Any, ...]]) -> None:
