@@ -16,7 +16,7 @@ from tidewire.replay import runner as runner_module
 from tidewire.sources.binance import BinanceParser
 from tidewire.store.config import StoreConfig
 from tidewire.store.duckdb import DuckDBStore
-from tidewire.watch.audit import audit
+from tidewire.watch.audit import Accepted, audit
 from unit.runtime.kit import Stepping, fill, messages, opened, tables
 
 
@@ -25,7 +25,7 @@ async def result(source: Journal | JournalReader, lanes: int = 1, cut: Callable[
     await store.open()
     run = Replay(source, {"binance": BinanceParser()}, lanes=lanes, cut=cut)
     done = [frames async for frames in run.into(store)]
-    books = await audit(store, source.accepted, source.uuid)
+    books = await audit(store, Accepted(source.uuid, source.accepted))
     assert (books.difference, books.in_flight_frames) == (0, 0)
     positions = store.positions()
     assert len(positions) == len(types()) * lanes
