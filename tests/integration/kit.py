@@ -25,7 +25,7 @@ from tidewire.runtime.replaying import parsers
 from tidewire.store.duckdb import DuckDBStore
 
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "crypto" / "binance-spot-ethusdt-20240808.gz"
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 POLL_S = 0.02
 
 Rows = Mapping[str, pl.DataFrame]
