@@ -70,7 +70,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
 
 
 async def _filled(directory: Path) -> Filled:
-    faults = msgspec.structs.replace(FAULTS, fail_rest=FailRest(status=503, times=3))
+    faults = msgspec.structs.replace(FAULTS, drop=0.01, fail_rest=FailRest(status=503, times=3))
     config = SandboxConfig(
         symbols=tuple(SYMBOLS), rate=RATE, events=EVENTS, start_on=frozenset({"@trade"}), history_hours=1, faults=faults
     )
