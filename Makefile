@@ -28,7 +28,7 @@ demo: $(VENV)/.ready  ## Collect from a local upstream, show live progress; Ctrl
 up: $(VENV)/.ready  ## Collect what tidewire.yaml says: make up ARGS=my.yaml
 	@$(BIN)/tidewire up $(ARGS)
 
-test: $(VENV)/.ready  ## Every suite: unit, conformance, integration, crash (SCALE=10: ten times the kills)
+test: $(VENV)/.ready  ## Every suite: unit, conformance, integration, crash (SCALE=10: ten times kills, rows, faults)
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/unit tests/conformance tests/docs tests/test_tidy.py
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/integration tests/crash
 
@@ -53,8 +53,9 @@ conformance: $(VENV)/.ready  ## The suites every bus and store inherits
 integration: $(VENV)/.ready  ## The whole product against the sandbox
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/integration
 
-crash: $(VENV)/.ready  ## kill -9 and power cuts
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/crash
+crash: $(VENV)/.ready  ## kill -9, power cuts, faults, mutants, upgrade (SCALE=10: ten times as much)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal tests/crash tests/unit/journal/test_power_cut.py \
+	  tests/unit/journal/test_machine.py
 
 bench: $(VENV)/.ready  ## Benchmarks, side by side with a peer
 	@$(BIN)/python benchmarks/run.py $(ARGS)

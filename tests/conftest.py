@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 from hypothesis import settings
 
@@ -15,7 +18,26 @@ pytest.register_assert_rewrite(
     "conformance.bus_kit",
     "conformance.bus_life",
     "conformance.store",
+    "conformance.store_commits",
     "conformance.store_kit",
     "conformance.store_reads",
+    "crash.disk",
+    "crash.harness",
+    "crash.truth",
     "integration.kit",
+    "unit.journal.trial",
 )
+
+
+@pytest.fixture
+def did(request: pytest.FixtureRequest) -> Callable[[object], None]:
+    """Says what a suite did; it is shown at the end, also when the test ran in another process."""
+    return lambda what: request.node.user_properties.append(("did", str(what)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports: Sequence[Any] = [report for some in terminalreporter.stats.values() for report in some]
+    for report in reports:
+        for name, what in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
+            if name == "did":
+                terminalreporter.write_line(f"{report.nodeid.split('::', 1)[1]}: {what}")

@@ -1,7 +1,7 @@
 """What every store must do. A store inherits `StoreConformance` and overrides the fixtures ``make`` and ``fresh``.
 
 ``make()`` gives an unopened store, called again one on the same data if ``persistent``; ``fresh()`` always an empty
-one.
+one. ``breaks`` makes the next write go wrong, see `CommitConformance`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 import polars as pl
 import pytest
 
+from conformance.store_commits import CommitConformance
 from conformance.store_held import HeldConformance
 from conformance.store_kit import START_US, Feed, at, bar, everything, fate_sums, quote, rows, trade
 from conformance.store_reads import ReadConformance
@@ -28,7 +29,7 @@ HOUR = START_US
 """The hour that the rows of this suite are ingested in, unless they say otherwise."""
 
 
-class StoreConformance(ReadConformance, HeldConformance):
+class StoreConformance(ReadConformance, HeldConformance, CommitConformance):
     """The suite."""
 
     persistent = True
@@ -219,6 +220,20 @@ class StoreConformance(ReadConformance, HeldConformance):
             ("kline", "stored"): 3,
             ("kline", "duplicate"): 1,
         }
+
+    @pytest.mark.parametrize("calls", [1, 3])
+    async def test_a_key_that_is_used_again_much_later_is_another_row_however_it_is_cut(
+        self, store: Store, calls: int
+    ) -> None:
+        """A venue that numbers anew; one commit (as a replay makes them) or several must come to the same."""
+        feed = Feed()
+        specs = [trade(1, event_time=1), trade(1, event_time=200, price="7"), trade(1, event_time=201, price="8")]
+        specs = [{**spec, "frame": 1 + place, "ingested_at": 300 + place} for place, spec in enumerate(specs)]
+        parts = [specs] if calls == 1 else [[spec] for spec in specs]
+        written = [one for part in parts for one in await store.write([feed.batch(Trade.type, part)])]
+        assert (sum(one.stored for one in written), sum(one.revisions for one in written)) == (3, 1)
+        found = await everything(store, Trade.type, revisions="all")
+        assert found["price"].cast(pl.Int64).to_list() == [100, 7, 8]
 
     async def test_a_null_is_a_value_like_others(self, store: Store) -> None:
         feed = Feed()

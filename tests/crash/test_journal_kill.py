@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def run_and_kill(server: subprocess.Popen[bytes], lines: int) -> tuple[int, int]
 
 
 @pytest.mark.crash
-def test_kill(tmp_path: Path) -> None:
+def test_kill(tmp_path: Path, did: Callable[[object], None]) -> None:
     chance = random.Random(7)
     begin = time.monotonic()
     said = kills = 0
@@ -58,6 +59,7 @@ def test_kill(tmp_path: Path) -> None:
             assert found >= said, f"{said} were accepted, the next writer found {found}"
             said = now
             kills += 1
+    did(f"{kills} kills, {said:,} frames accepted, in {time.monotonic() - begin:.0f} s")
     reader = JournalReader(tmp_path)
     assert reader.accepted >= said
     count = 0

@@ -20,12 +20,10 @@ from tidewire.records.clock import Clock, Rng, UpstreamClock
 
 _SECOND_NS = 1_000_000_000
 _CLOSE_TIMEOUT_S = 2.0
-
 _TEXT = WSMsgType.TEXT
 _BINARY = WSMsgType.BINARY
 _TOLD = struct.Struct("<2sq")
 _TOLD_MAGIC = b"TW"
-
 _log = telemetry.log("collect")
 _up = telemetry.gauge("collect_ws_up", "Whether the WebSocket connection is up", ("source",))
 _connects = telemetry.counter("collect_ws_connects", "WebSocket connections opened", ("source",))
@@ -249,6 +247,8 @@ class WsClient:
                 max_redirects=0,
                 proxy=config.proxy or env_proxy(self._url, config.trust_env),
             )
+        if not link.opened:  # the peer went before it answered; picows returns as if all were well
+            raise TransientError("lost before the handshake was done")
 
     def _failed(self, error: Exception) -> None:
         _ends.labels(self._name, "refused").inc()

@@ -82,7 +82,8 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     ``drop``, ``duplicate`` and ``reorder`` are probabilities per message; ``only`` restricts these three to streams
     with one of these endings. ``silence_s``: accept connections but send nothing for that long (negative: for
-    ever). ``disconnect_every``: cut a connection after that many messages. ``slow_body``: REST bytes per second.
+    ever). ``away_s``: cut all connections and break every new one for that long. ``disconnect_every``: cut a connection
+    after that many messages; ``halve_every``: the same, in the middle of one. ``slow_body``: REST bytes per second.
     ``skew_s`` is added to the venue's clock: ``E``, ``T``, times of REST trades and ``serverTime``. Zero is off.
     """
 
@@ -91,7 +92,9 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reorder: _Share = 0.0
     only: tuple[str, ...] = ()
     silence_s: float = 0.0
+    away_s: float = 0.0
     disconnect_every: Annotated[int, msgspec.Meta(ge=0)] = 0
+    halve_every: Annotated[int, msgspec.Meta(ge=0)] = 0
     slow_body: Annotated[int, msgspec.Meta(ge=0)] = 0
     skew_s: float = 0.0
     fail_rest: FailRest | None = None

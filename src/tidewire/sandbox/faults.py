@@ -62,10 +62,10 @@ class FaultInjector:
         self.set(faults)
 
     def set(self, faults: Faults) -> None:
-        """New switches; the dice start again from the seed and a silence from now."""
+        """New switches; the dice start again from the seed, a silence and an absence from now."""
         self.faults = faults
         self._rng = SeededRng(f"faults:{faults.seed}")
-        self._silence_end_ns = self._clock.mono_ns() + round(faults.silence_s * 1e9)
+        self._set_ns = self._clock.mono_ns()
         self._rest_left = faults.fail_rest.times if faults.fail_rest else 0
         self.touches = bool(faults.drop or faults.duplicate or faults.reorder or faults.silence_s or self._held)
         self.skew_ms = round(faults.skew_s * 1_000)
@@ -73,8 +73,15 @@ class FaultInjector:
     @property
     def silent(self) -> bool:
         """Whether nothing at all may be sent to WebSocket clients."""
-        silence = self.faults.silence_s
-        return silence < 0 or (silence > 0 and self._clock.mono_ns() < self._silence_end_ns)
+        return self._lasts(self.faults.silence_s)
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody can reach the venue."""
+        return self._lasts(self.faults.away_s)
+
+    def _lasts(self, seconds: float) -> bool:
+        return seconds < 0 or (seconds > 0 and self._clock.mono_ns() - self._set_ns < seconds * 1e9)
 
     def rest_failure(self) -> int | None:
         """The status that the next REST request must fail with, if any."""

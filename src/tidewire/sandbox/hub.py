@@ -227,7 +227,8 @@ class Hub:
         if entry.first_id is None:
             entry.first_id = ident
         raw = combined = b""
-        cut_after = self.faults.faults.disconnect_every
+        halve_after = self.faults.faults.halve_every
+        cut_after = self.faults.faults.disconnect_every or halve_after
         for connection in channel.listeners.copy() if cut_after else channel.listeners:
             if connection.micro:
                 fine = in_microseconds(data)
@@ -242,9 +243,10 @@ class Hub:
             if self._tell_clock and connection.told_ns != now_ns:
                 connection.told_ns = now_ns
                 out.append(clock_pong(now_ns))
-            out.append(frame)
             connection.sent += 1
-            if cut_after and connection.sent >= cut_after:
+            ends = cut_after and connection.sent >= cut_after
+            out.append(frame[: len(frame) // 2] if ends and cut_after == halve_after else frame)
+            if ends:
                 self.cut(connection, f"fault: disconnect every {cut_after}")
 
     async def flush(self) -> None:

@@ -290,6 +290,15 @@ class Market:
         self._hub.release_held()
         await self._hub.flush()
 
+    async def _paused(self) -> int:
+        """Stand still while somebody wants that; for how many ns."""
+        if self._hub.started.is_set():
+            return 0
+        since, self.state = self._clock.mono_ns(), "paused"
+        await self._hub.started.wait()
+        self.state = "playing"
+        return self._clock.mono_ns() - since
+
     def _left(self, most: int) -> int:
         limit = self._config.events
         return most if limit is None else min(most, limit - self.events)
@@ -298,6 +307,7 @@ class Market:
         own_clock = self._config.start_ns is not None
         step_ns = 1e9 / self._config.pace
         while (count := self._left(_CHUNK)) > 0:
+            await self._paused()
             await self._hub.wanted.wait()
             for _ in range(count):
                 if own_clock:
@@ -312,6 +322,8 @@ class Market:
         base = self._start_ns if self._config.start_ns is not None else self._clock.wall_ns()
         step_ns = 1e9 / rate
         while self._left(1) > 0:
+            paused_ns = await self._paused()
+            began, base = began + paused_ns, base + paused_ns
             elapsed = self._clock.mono_ns() - began
             due = int(elapsed / step_ns) + 1 - self.events
             count = self._left(min(due, 4 * _CHUNK))

@@ -1,6 +1,7 @@
 """The sandbox itself: one loopback port with Binance's REST and WebSocket, and ``/sandbox/...`` to steer it.
 
-``GET /sandbox/status``, ``GET /sandbox/ledger``, ``GET`` and ``POST /sandbox/faults``, ``POST /sandbox/play``.
+``GET /sandbox/status``, ``GET /sandbox/ledger``, ``GET`` and ``POST /sandbox/faults``, ``POST /sandbox/play``,
+``POST /sandbox/pause``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from tidewire import telemetry
 from tidewire.errors import InputError
@@ -105,8 +107,12 @@ class Sandbox:
     # --- steering
 
     def play(self) -> None:
-        """Begin now, whoever is subscribed."""
+        """Begin now, whoever is subscribed, or go on after a pause."""
         self._hub.started.set()
+
+    def pause(self) -> None:
+        """Let the synthetic market stand still until `play`: nothing is traded, nothing sent."""
+        self._hub.started.clear()
 
     async def finished(self) -> None:
         """Wait until the recording, or the configured number of events, has been played."""
@@ -121,13 +127,15 @@ class Sandbox:
     @faults.setter
     def faults(self, faults: Faults) -> None:
         self._hub.faults.set(faults)
+        if self._hub.faults.away:
+            self._hub.disconnect_all("fault: the venue is away")
 
     def disconnect(self) -> int:
         """Cut every connection now; return how many."""
         return self._hub.disconnect_all("fault: disconnect now")
 
     def status(self) -> dict[str, Any]:
-        """Mode, state (waiting, playing, done, failed), clock, connections, subscriptions and counts."""
+        """Mode, state (waiting, playing, paused, done, failed), clock, connections, subscriptions and counts."""
         upstream = self._upstream
         return {
             "mode": upstream.mode,
@@ -151,7 +159,7 @@ class Sandbox:
     def _application(self) -> web.Application:
         rest = Rest(self._upstream, self._hub.faults, self._clock, self._config.limits)
         streams = StreamServer(self._hub, self._clock, self._config.limits)
-        application = web.Application(client_max_size=_BODY_MAX)
+        application = web.Application(client_max_size=_BODY_MAX, middlewares=[self._refuse])
         application.router.add_get("/api/v3/{path:.+}", rest.handle)
         application.router.add_get("/ws", streams.handle)
         application.router.add_get("/ws/{streams:.*}", streams.handle)
@@ -161,6 +169,7 @@ class Sandbox:
         application.router.add_get("/sandbox/faults", self._get_faults)
         application.router.add_post("/sandbox/faults", self._post_faults)
         application.router.add_post("/sandbox/play", self._post_play)
+        application.router.add_post("/sandbox/pause", self._post_pause)
         return application
 
     async def _get_status(self, _request: web.Request) -> web.Response:
@@ -189,6 +198,18 @@ class Sandbox:
     async def _post_play(self, _request: web.Request) -> web.Response:
         self.play()
         return _json(self.status())
+
+    async def _post_pause(self, _request: web.Request) -> web.Response:
+        self.pause()
+        return _json(self.status())
+
+    @web.middleware
+    async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """While the venue is away, whoever asks it anything finds the connection broken."""
+        if self._hub.faults.away and not request.path.startswith("/sandbox/") and request.transport is not None:
+            request.transport.abort()
+            return web.Response(status=503)  # reaches nobody
+        return await handler(request)
 
 
 def _json(body: object, status: int = 200) -> web.Response:

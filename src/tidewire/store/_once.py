@@ -25,6 +25,9 @@ DRIFT_US = 60_000_000
 RECEIPT_DRIFT_US = 600_000_000
 """The same where the event time is only the time of receipt: a repeat may come minutes later."""
 
+_OWN = ("_place", "_at", "_drift", "_fact")
+"""Columns of a comparison that are no part of the rows."""
+
 _UNKNOWN = 2**63 - 1
 _NEVER = -(2**63)
 
@@ -123,16 +126,19 @@ class Judge:
         # The time of receipt says nothing about the fact: two receipts of one row are one row.
         own_time = pl.when(pl.col("event_time") != pl.col("ingested_at")).then("event_time").alias("_time")
         chosen: list[Any] = [*needed, *([own_time] if timed else [])]
+        if "event_time" in kind.schema and not kind.reference:
+            chosen += [pl.col("event_time").to_physical().alias("_at"), _drift().alias("_drift")]
         both = pl.concat(
             [
                 states.select(chosen).with_columns(_place=pl.lit(-1, dtype=pl.Int64)),
                 rows.select(chosen).with_columns(places),
             ]
-        ).sort(*kind.key, "_place")
-        payload = [name for name in both.columns if name not in kind.key and name != "_place"]
+        )
+        both = _by_fact(kind, both).sort("_fact", "_place")
+        payload = [name for name in both.columns if name not in kind.key and name not in _OWN]
         judged = both.select(
             "_place",
-            pl.when(~_as_before(kind.key))
+            pl.when(~_as_before(["_fact"]))
             .then(pl.lit(NEW, dtype=pl.UInt8))
             .when(_as_before(payload))
             .then(pl.lit(DUPLICATE, dtype=pl.UInt8))
@@ -143,8 +149,7 @@ class Judge:
 
     def _states(self, kind: RecordType, rows: pl.DataFrame) -> pl.DataFrame:
         """The latest stored version of every key among the rows, as far as there is one."""
-        now = pl.col("event_time").to_physical()
-        drift = pl.when(pl.col("event_time") == pl.col("ingested_at")).then(RECEIPT_DRIFT_US).otherwise(DRIFT_US)
+        now, drift = pl.col("event_time").to_physical(), _drift()
         time = kind.schema["event_time"]
         asked = rows.select(*kind.key, (now - drift).cast(time).alias("_from"), (now + drift).cast(time).alias("_to"))
         names = columns_of([*kind.schema, JOURNAL], "t")
@@ -161,6 +166,22 @@ class Judge:
             revisions = f"SELECT {names} FROM {quoted(revisions_table(kind))} AS t SEMI JOIN _first AS c ON {same}"
             later = fetch(self._connection, revisions, {})
         return _latest(kind, [first, later])
+
+
+def _drift() -> pl.Expr:
+    return pl.when(pl.col("event_time") == pl.col("ingested_at")).then(RECEIPT_DRIFT_US).otherwise(DRIFT_US)
+
+
+def _by_fact(kind: RecordType, rows: pl.DataFrame) -> pl.DataFrame:
+    """Number the facts: rows of one key, and near in time, as if each had been compared with what was stored.
+
+    A venue that numbers anew uses its keys again; whether both rows come in one commit must not matter.
+    """
+    if "_at" not in rows.columns:
+        return rows.sort(kind.key).with_columns((~_as_before(kind.key)).cum_sum().alias("_fact"))
+    far = pl.col("_at") - pl.col("_at").shift(1) > pl.max_horizontal("_drift", pl.col("_drift").shift(1))
+    other = ~_as_before(kind.key) | far.fill_null(value=False)
+    return rows.sort(*kind.key, "_at").with_columns(other.cum_sum().alias("_fact"))
 
 
 def _latest(kind: RecordType, versions: list[pl.DataFrame]) -> pl.DataFrame:

@@ -214,6 +214,17 @@ async def test_nobody_there() -> None:
             feed.client.send_text("x")
 
 
+async def test_a_server_that_goes_before_it_answers_is_tried_again() -> None:
+    def go(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    server = await asyncio.start_server(go, "127.0.0.1", 0)
+    async with server, feeding(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws") as feed:
+        await until(lambda: len(feed.states) >= 3)
+        assert {state.connected for state in feed.states} == {False}
+        assert all(reason.startswith("connect failed: ") for reason in feed.reasons)
+
+
 async def test_a_server_that_never_shakes_hands() -> None:
     writers: list[asyncio.StreamWriter] = []
 

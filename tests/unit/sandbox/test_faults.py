@@ -68,6 +68,15 @@ async def test_silence_ends_unless_it_is_for_ever():
     assert ever.silent
 
 
+async def test_an_absence_ends_unless_it_is_for_ever():
+    clock = ManualClock()
+    short = FaultInjector(Faults(away_s=5), clock, lambda _: LedgerEntry())
+    ever = FaultInjector(Faults(away_s=-1), clock, lambda _: LedgerEntry())
+    assert (short.away, ever.away, short.silent) == (True, True, False)
+    await clock.advance(5)
+    assert (short.away, ever.away) == (False, True)
+
+
 def test_rest_fails_so_many_times():
     injector = FaultInjector(Faults(fail_rest=FailRest(503, 2)), ManualClock(), lambda _: LedgerEntry())
     assert [injector.rest_failure() for _ in range(3)] == [503, 503, None]

@@ -125,6 +125,17 @@ async def test_disconnect_every_sends_what_it_counted():
     assert place.entry("s").sent == 3
 
 
+async def test_halve_every_cuts_inside_a_message():
+    place = hub(Faults(halve_every=3))
+    one = join(place, "s")
+    for ident in range(5):
+        place.publish("s", ident, b'{"long":"enough"}', ident)
+    await place.flush()
+    whole = text_frame(b'{"long":"enough"}')
+    assert one.socket.data == whole * 2 + whole[: len(whole) // 2]
+    assert one.socket.ended == [None]
+
+
 async def test_a_message_held_back_is_sent_at_the_end():
     place = hub(Faults(reorder=1.0))
     one = join(place, "s")

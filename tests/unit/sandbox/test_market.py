@@ -209,6 +209,32 @@ async def test_a_paced_market_keeps_time():
     drive.cancel()
 
 
+@pytest.mark.parametrize("rate", [100.0, None])
+async def test_a_paused_market_stands_still_and_goes_on(rate):
+    clock = ManualClock(START_NS)
+    hub = Catch(clock, [])
+    made = Market(SandboxConfig(rate=rate, symbols=("BTCUSDT",), history_hours=1), hub, clock)
+    hub.attach(made.subscribed, set())
+    hub.subscribe(Connection(1, None, combined=True, micro=False), ["btcusdt@trade"])
+    hub.started.set()
+    drive = asyncio.create_task(made.run())
+    await clock.advance(1.0)
+    hub.started.clear()
+    await clock.advance(1.0)
+    before = made.events
+    await clock.advance(60.0)
+    assert (made.events, made.state) == (before, "paused")
+    hub.started.set()
+    await clock.advance(1.0)
+    assert made.state == "playing"
+    assert before < made.events
+    if rate is not None:
+        assert made.events <= before + 1.1 * rate
+    ids = [message["t"] for message in hub.of("@trade")]
+    assert ids == list(range(ids[0], ids[0] + len(ids)))
+    drive.cancel()
+
+
 def test_a_symbol_that_cannot_be_listed_is_refused():
     with pytest.raises(InputError, match="capital letters"):
         check_symbols(["btc/usdt"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
+import picows
 import pytest
 
 from tidewire.errors import InputError
@@ -94,6 +95,20 @@ async def test_disconnect_every_and_the_hole_can_be_filled_over_rest(local):
     assert ids == sorted(set(ids))
     filled = await place.api("historicalTrades", symbol="BTCUSDT", fromId=ids[0], limit=1000)
     assert {row["id"] for row in filled} >= set(range(ids[0], ids[-1] + 1)) or len(filled) == 1000
+
+
+async def test_a_venue_that_is_away_breaks_every_connection(local):
+    place = await local(rate=500.0, symbols=("BTCUSDT",))
+    listener = await place.listen("/ws/btcusdt@trade")
+    place.sandbox.faults = Faults(away_s=-1)
+    await listener.until_gone()
+    with pytest.raises(aiohttp.ClientError):
+        await place.api("time")
+    _, heard = await picows.ws_connect(picows.WSListener, place.sandbox.ws_url + "/ws/btcusdt@trade")
+    assert heard is None, "the handshake was not answered"
+    place.sandbox.faults = Faults()
+    await place.api("time")
+    await (await place.listen("/ws/btcusdt@trade")).until_texts(1)
 
 
 async def test_the_same_seed_sends_the_same_bytes(local, start_ns):
