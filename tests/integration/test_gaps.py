@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import polars as pl
 import pytest
@@ -29,7 +30,7 @@ from integration.kit import (
 )
 from tidewire.collect import silence
 from tidewire.journal import JournalReader, Kind
-from tidewire.records.market import INTERVALS
+from tidewire.records.market import INTERVALS, Kline
 from tidewire.runtime.config import GapsSection, Loaded
 from tidewire.runtime.platform import Tidewire
 from tidewire.sandbox.config import FailRest, Faults, SandboxConfig
@@ -185,6 +186,40 @@ async def _some_open(platform: Tidewire) -> bool:
     return await open_gaps(platform) > 5
 
 
+async def test_what_was_given_up_is_filled_on_request(tmp_path: Path) -> None:
+    """The venue says no for a while; an operator who knows better asks again."""
+    sandbox = Sandbox(SandboxConfig(symbols=("BTCUSDT",), rate=1_000.0, history_hours=1))
+    await sandbox.start()
+    try:
+        async with running(loaded(tmp_path, [binance(sandbox.url, ["BTCUSDT"])], gaps=HASTE), Eager()) as platform:
+            await until(lambda: platform.journal.head > 200, "frames")
+            sandbox.faults = Faults(drop=0.05, only=("@trade",), fail_rest=FailRest(status=400, times=1_000_000))
+            await until(lambda: _given_up(platform), "gaps that were given up", poll_s=0.2)
+            sandbox.faults = Faults()
+            await until(lambda: _none_open(platform), "no gap is open", poll_s=0.2)
+            assert await _given_up(platform)
+            url = f"{platform.url}/v1/gaps/fill"
+            async with (
+                aiohttp.ClientSession(trust_env=False) as session,
+                session.post(url, json={"source": "binance"}) as reply,
+            ):
+                assert reply.status == 202
+            await until(lambda: _all_filled(platform), "every gap is filled", poll_s=0.2)
+            await platform.apps[0].stop()
+            await idle(platform)
+    finally:
+        await sandbox.stop()
+
+
+async def _given_up(platform: Tidewire) -> bool:
+    rows = await gap_rows(platform)
+    return any(row["state"] == "unfillable" and row["record_type"] == "trade" for row in rows)
+
+
+async def _all_filled(platform: Tidewire) -> bool:
+    return {row["state"] for row in await gap_rows(platform) if row["record_type"] == "trade"} == {"filled"}
+
+
 @pytest.fixture
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams are looked at all the time, and may be silent for half a second."""
@@ -205,7 +240,7 @@ async def test_one_stream_that_stops_among_others_is_noticed(tmp_path: Path) -> 
     try:
         configuration = loaded(tmp_path, [binance(sandbox.url, names, (), kline=kline, **sections)], gaps=HASTE)
         async with running(configuration, Eager()) as platform, api(platform) as client:
-            await until(lambda: platform.journal.head > 300, "frames")
+            await until(lambda: platform.cache.get(Kline.type).height == len(names), "a bar of each")
             sandbox.faults = Faults(drop=1.0, only=("btcusdt@bookTicker", "ethusdt@trade", "btcusdt@kline_1s"))
             await until(lambda: len(platform.apps[0].silent) == 3, "three silent streams")
             (source,) = (await client.get("/v1/sources"))["data"]

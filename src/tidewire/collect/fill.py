@@ -182,7 +182,7 @@ class Filler:
     async def _fill(self, gaps: Sequence[OpenGap], attempt: _Try) -> str:
         """One attempt at the gaps of one series; what came of it."""
         if not self._app.fills(gaps[0].told.record_type):
-            await self._give_up(gaps, f"{self._app.name} has no past {gaps[0].told.record_type} to ask for")
+            await self._give_up(_not_yet(gaps), f"{self._app.name} has no past {gaps[0].told.record_type} to ask for")
             return "unfillable"
         before = await self._askable(gaps)
         wanted = _merged(before)
@@ -227,7 +227,7 @@ class Filler:
         for gap in gaps:
             ranges = await self._ledger.missing(gap)
             if ranges is None:
-                await self._give_up([gap], "nothing tells which rows are missing")
+                await self._give_up(_not_yet([gap]), "nothing tells which rows are missing")
             else:
                 found.append((gap, ranges))
         return found
@@ -263,6 +263,11 @@ class Filler:
         wait_s = context.rng.uniform(longest / 2, longest)
         attempt.not_before_ns = context.clock.mono_ns() + round(wait_s * 1e9)
         return wait_s
+
+
+def _not_yet(gaps: Sequence[OpenGap]) -> list[OpenGap]:
+    """Those that are not given up; what was said of the others stays."""
+    return [gap for gap in gaps if gap.told.state != "unfillable"]
 
 
 def _count(gap: OpenGap, ranges: Sequence[Range]) -> int:

@@ -52,5 +52,20 @@ def gaps_ls(
         errors.print(f"only the newest {MOST:,} gaps were counted; name a --type or --state for the rest")
 
 
+@app.command("fill")
+def gaps_fill(
+    source: Annotated[str | None, typer.Option(help="Only this source; default: all.")] = None,
+    config: ConfigOpt = None,
+    data: DataOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Have the running platform look at its gaps again, also at those it gave up."""
+    asked = run(reading_of(config, data).refill(source))
+    if as_json:
+        show_json({"asked": asked})
+        return
+    console.print(f"asked: {', '.join(asked) or 'no source'}; watch `tidewire gaps ls`", highlight=False)
+
+
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in _SHOWN}

@@ -24,10 +24,11 @@ from tidewire.collect import (
 )
 from tidewire.collect import Health as SourceHealth
 from tidewire.collect.config import seconds
-from tidewire.errors import ConfigError, StoreError, TidewireError, nearest
+from tidewire.collect.fill import REQUEST as FILL_REQUEST
+from tidewire.errors import ConfigError, NotFound, StoreError, TidewireError, nearest
 from tidewire.journal import Journal, Keeper
 from tidewire.records.clock import Clock, Rng, SystemClock, SystemRng, UpstreamClock
-from tidewire.records.event import Event
+from tidewire.records.event import Event, notice
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
 from tidewire.runtime.archiving import FramesAnywhere, make_keeper
@@ -276,8 +277,18 @@ class Tidewire:
             sources=self.sources,
             health=self.health,
             audit=self.audit,
+            refill=self.refill,
             quarantine=self.quarantine,
         )
+
+    def refill(self, source: str | None) -> list[str]:
+        """Have a source (all, if none is named) look at its gaps again, also at those it gave up."""
+        names = [app.name for app in self.apps]
+        if source is not None and source not in names:
+            valid = ", ".join(names) or "none"
+            raise NotFound(f"No source {source!r} runs here.{nearest(source, names)} Valid: {valid}.")
+        self.bus.offer(notice(FILL_REQUEST, "platform", {"source": source}, self.clock, self.rng))
+        return [source] if source is not None else names
 
     def sources(self) -> list[dict[str, Any]]:
         """Status of every source, with the clock skew measured on its feeds and what the breaker says of its rows."""

@@ -20,9 +20,9 @@ from tidewire.runtime.auditing import Auditing, Tell, journals_at
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import load_instruments, make_store
 from tidewire.runtime.supervise import RUN_FILE, Running, found_running
+from tidewire.serve.answers import MEDIA
 from tidewire.serve.params import Params, understand_audit
 from tidewire.serve.platform import Platform
-from tidewire.serve.quarantine import MEDIA
 from tidewire.serve.service import Service
 from tidewire.store.cache import LatestCache
 from tidewire.store.protocol import Store
@@ -84,6 +84,12 @@ class Reading:
         if self._running is None:
             return []
         return (await self._api("/v1/sources", {}))["data"]
+
+    async def refill(self, source: str | None) -> list[str]:
+        """Have sources look at their gaps again; which were asked."""
+        if self._running is None:
+            raise InputError(f"No platform runs on {self.data_dir}; gaps are filled while one does: `tidewire up`.")
+        return (await self._api("/v1/gaps/fill", {}, {"source": source}))["data"]["asked"]
 
     async def _api(self, path: str, params: Params, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         """What the running platform answers: to GET, or to POST with a body of JSON."""

@@ -11,9 +11,11 @@ import tidewire
 from tidewire.records.forms import json_schema
 from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType, types
+from tidewire.serve.answers import MEDIA
+from tidewire.serve.gaps import FillAsk
 from tidewire.serve.params import AUDIT, FRAMES, LATEST, MAX_ROWS, READ, RESAMPLED, SHORT, filters
 from tidewire.serve.problems import CODES, PROBLEM_SCHEMA
-from tidewire.serve.quarantine import MEDIA, Ask
+from tidewire.serve.quarantine import Ask
 from tidewire.serve.render import FORMATS
 
 _TIME = "RFC 3339 with zone, a date (midnight UTC), or an integer in ts_unit since 1970."
@@ -108,6 +110,7 @@ def document() -> dict[str, Any]:
     paths["/v1/audit"]["get"]["responses"] |= _refusals("400", "404", "503")
     paths["/v1/quarantine/{journal}/{frame}"] = {"get": _case()}
     paths["/v1/quarantine/decide"] = {"post": _decide()}
+    paths["/v1/gaps/fill"] = {"post": _refill()}
     paths["/metrics"] = {"get": _plain("metrics", "Metrics in the Prometheus text format.", "text/plain")}
     return {
         "openapi": "3.1.0",
@@ -116,7 +119,7 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": {kind.record.__name__: json_schema(kind) for kind in known.values()}
             | {"Meta": _META, "Problem": PROBLEM_SCHEMA}
-            | msgspec.json.schema_components([Ask], ref_template="#/components/schemas/{name}")[1],
+            | msgspec.json.schema_components([Ask, FillAsk], ref_template="#/components/schemas/{name}")[1],
             "responses": {"Problem": _problem()},
         },
     }
@@ -203,7 +206,7 @@ def _responses(kind: RecordType) -> dict[str, Any]:
     content[FORMATS["json"]] = {"schema": envelope, "example": {"data": [example], "meta": _example_meta(kind)}}
     link = {"description": "The next page, rel=next.", "schema": {"type": "string"}}
     found = {"200": {"description": "The rows.", "headers": {"Link": link}, "content": content}}
-    return found | _refusals("400", "404", "406", "503", "504")
+    return found | _refusals(*_ERRORS)
 
 
 def _refusals(*statuses: str) -> dict[str, Any]:
@@ -249,14 +252,20 @@ def _case() -> dict[str, Any]:
     return found
 
 
+def _asking(body: type) -> dict[str, Any]:
+    return {"required": True, "content": {MEDIA: {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}}
+
+
+def _refill() -> dict[str, Any]:
+    found = _plain("gaps_fill", "Have a source look at its gaps again, also at those it gave up.")
+    found["responses"] = {"202": found["responses"]["200"]} | _refusals("400", "404", "413", "415")
+    return {**found, "requestBody": _asking(FillAsk)}
+
+
 def _decide() -> dict[str, Any]:
     found = _plain("quarantine_decide", "Release, correct or reject rows in quarantine; answers once it is stored.")
-    found["requestBody"] = {
-        "required": True,
-        "content": {MEDIA: {"schema": {"$ref": f"#/components/schemas/{Ask.__name__}"}}},
-    }
-    statuses = (*_ERRORS, "409", "413", "415")
-    found["responses"] |= {status: {"$ref": "#/components/responses/Problem"} for status in statuses}
+    found["requestBody"] = _asking(Ask)
+    found["responses"] |= _refusals(*_ERRORS, "409", "413", "415")
     return found
 
 

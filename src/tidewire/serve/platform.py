@@ -11,6 +11,7 @@ import polars as pl
 from tidewire.bus.protocol import Bus
 from tidewire.records.clock import Clock, Rng
 from tidewire.records.record import RecordType
+from tidewire.serve.gaps import Refill
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.quarantine import Desk, NoDesk
 from tidewire.store.protocol import Store
@@ -44,13 +45,17 @@ async def _no_audit(_request: AuditRequest) -> dict[str, Any]:
     return {}
 
 
+def _no_refill(source: str | None) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Platform:
     """The parts of the running process that are served.
 
     ``resolve`` turns any spelling of a symbol into its canonical id and raises `InstrumentError` or
     `AmbiguousInstrument`. ``sources`` gives the status of each source, ``audit`` the sums of the fates and, if asked
-    for, what differs, ``quarantine`` decides about quarantined rows.
+    for, what differs, ``quarantine`` decides about quarantined rows, ``refill`` has sources look at their gaps again.
     """
 
     store: Store
@@ -63,6 +68,7 @@ class Platform:
     health: Callable[[], Health] = _healthy
     audit: Callable[[AuditRequest], Awaitable[dict[str, Any]]] = _no_audit
     quarantine: Desk = field(default_factory=NoDesk)
+    refill: Refill = _no_refill
 
 
 @dataclass(frozen=True)

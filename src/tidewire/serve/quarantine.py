@@ -1,7 +1,6 @@
 """Quarantine over HTTP: one frame with its bytes and its history, counts by rule, and decisions.
 
-The only requests that change something. Like all others they are answered on loopback and under loopback names only; a
-decision must be JSON by its content type, which a page of another site cannot send without asking.
+Like all requests they are answered on loopback and under loopback names only.
 """
 
 from __future__ import annotations
@@ -15,14 +14,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from tidewire.errors import NotFound
-from tidewire.serve.answers import endpoint, json_answer, without_parameters
-from tidewire.serve.problems import Refused
+from tidewire.serve.answers import endpoint, json_answer, json_body, without_parameters
 
-MAX_BODY = 1 << 20
 MAX_DECIDED = 1_000
 """Rows that one request decides about."""
-
-MEDIA = "application/json"
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,20 +111,4 @@ class QuarantineRoutes:
 
     async def _decide(self, request: Request) -> Response:
         without_parameters(request)
-        return json_answer({"data": await self._desk.decide(await _body(request))})
-
-
-async def _body(request: Request) -> Ask:
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != MEDIA:
-        raise Refused("unsupported_media_type", f"Content-Type: found {media!r}; valid: {MEDIA}.", 415)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise Refused("body_too_large", f"The body has more than {MAX_BODY:,} bytes; ask for fewer rows.", 413)
-    try:
-        return msgspec.json.decode(bytes(body), type=Ask)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        valid = ", ".join(Ask.__struct_fields__)
-        raise Refused("invalid_body", f"The body is not a decision: {error}. Valid keys: {valid}.") from None
+        return json_answer({"data": await self._desk.decide(await json_body(request, Ask, "a decision"))})

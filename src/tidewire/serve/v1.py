@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from tidewire.records.forms import json_schema, reference
 from tidewire.records.record import RecordType, types
 from tidewire.serve.answers import endpoint, json_answer, without_parameters
+from tidewire.serve.gaps import GapRoutes
 from tidewire.serve.params import type_named, understand_audit
 from tidewire.serve.problems import Refused
 from tidewire.serve.quarantine import QuarantineRoutes
@@ -39,6 +40,7 @@ class V1:
             endpoint("/v1/sources", self._sources),
             endpoint("/v1/audit", self._audit),
             endpoint("/v1/stream", self._not_a_page),
+            *GapRoutes(self._platform.refill).routes(),
             *QuarantineRoutes(self._platform.quarantine).routes(),
             endpoint("/v1/{name}", self._read),
             endpoint("/v1/{name}/latest", self._latest),

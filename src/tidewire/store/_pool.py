@@ -54,6 +54,7 @@ class ReadPool:
         cursor = self._free.pop()
         _in_use.inc()
         running = asyncio.get_running_loop().run_in_executor(self._threads, _inside, cursor, work)
+        running.add_done_callback(_retrieved)
         self._running[running] = cursor
         try:
             done, _ = await asyncio.wait({running}, timeout=self._config.statement_timeout_s)
@@ -111,6 +112,12 @@ def _inside(cursor: duckdb.DuckDBPyConnection, work: Work[T]) -> T:
     finally:
         with contextlib.suppress(duckdb.Error):  # the error of the read itself is the one to tell
             cursor.execute("ROLLBACK")
+
+
+def _retrieved(running: asyncio.Future[Any]) -> None:
+    """A read whose caller was cancelled twice has nobody left who would take its error."""
+    if not running.cancelled():
+        running.exception()
 
 
 async def _stop(cursor: duckdb.DuckDBPyConnection, running: asyncio.Future[Any]) -> None:

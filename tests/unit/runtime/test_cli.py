@@ -278,3 +278,9 @@ def test_gaps(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = in_process(capsys, "gaps", "ls", "--data", made / "data", "--state", "opn")
     assert done.code == 2
     assert "Did you mean 'open'?" in done.err
+
+
+def test_gaps_are_filled_by_a_running_platform_only(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = in_process(capsys, "gaps", "fill", "--data", made / "data")
+    assert done.code == 2
+    assert "gaps are filled while one does" in done.err

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from tidewire.errors import AlreadyDecided, FailsAgain, InputError, NotFound, StoreBusy
+from tidewire.serve.answers import MAX_BODY
 from tidewire.serve.problems import CODES
-from tidewire.serve.quarantine import MAX_BODY, Ask, Match
+from tidewire.serve.quarantine import Ask, Match
 from unit.serve.harness import serving
 
 ASK = {"act": "release", "who": "me", "why": "tested", "rows": ["12"]}

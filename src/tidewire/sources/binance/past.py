@@ -22,6 +22,7 @@ KLINES_WEIGHT = 2
 TICKER_WEIGHT = 2
 
 _NOW = msgspec.json.Decoder(wire.Now)
+_BARS = msgspec.json.Decoder(list[wire.KlineRow])
 _TRADES = msgspec.json.Decoder(list[wire.PastTrade])
 
 
@@ -68,9 +69,16 @@ async def _klines(app: BinanceApp, symbol: str, missing: Missing) -> int:
 
 
 async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mapping[str, Any] | None) -> bool:
-    """Whether Binance has more of a stream than its last row: a later trade, another best price."""
+    """Whether Binance has more of a stream than its last row: a later trade, another best price, a bar that went on."""
     if last is None:
         return True
+    if expected.type == "kline":
+        params = {"symbol": symbol, "interval": expected.series or "1m", "limit": "1"}
+        reply = await app.ask("klines", params, weight=KLINES_WEIGHT, background=True)
+        await app.keep("kline", reply)
+        # A bar without a trade is not pushed: only one that has more of them was missed.
+        known = (last["open_time"], last["trades"] or 0)
+        return any(row[8] and (row[0] * 1_000, row[8]) > known for row in _BARS.decode(reply.body))
     reply = await app.ask("ticker/24hr", {"symbol": symbol}, weight=TICKER_WEIGHT, background=True)
     await app.keep("ticker", reply)
     now = _NOW.decode(reply.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.collect import Frame, Missing
+from tidewire.collect import Expected, Frame, Missing
 from tidewire.errors import TerminalError
 from tidewire.journal import Kind, Origin
 from tidewire.records.market import Trade
@@ -75,6 +76,27 @@ async def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
         assert not app.fills("quote")
         with pytest.raises(TerminalError, match="does not list NOPE-USDT"):
             await app.fill(Missing("trade", "NOPE-USDT.BINANCE", None, ((1, 2),), 0, 1))
+
+
+async def test_what_binance_has_more_than_a_stream_brought(tmp_path: Path) -> None:
+    """A later trade, another best price, a bar with more trades; not what is as it was."""
+    async with running(tmp_path, trade={"symbols": ["BTCUSDT"]}) as (_, app, sandbox):
+        name = "BTC-USDT.BINANCE"
+        series = sandbox._upstream.series("BTCUSDT")
+        last_id, *_ = series.recent(1)[0]
+        minute = 60_000_000
+        now = app.context.clock.wall_ns() // 1_000 // minute * minute
+        far = {"open_time": now + 10 * minute, "trades": 0}
+        quote = {"bid_price": None, "bid_size": Decimal(1), "ask_price": None, "ask_size": Decimal(1)}
+        for kind, series_, row, more in (
+            ("trade", None, {"sequence": last_id - 1}, True),
+            ("trade", None, {"sequence": last_id + 10**6}, False),
+            ("kline", "1m", {"open_time": now - minute, "trades": 5}, True),
+            ("kline", "1m", far, False),
+            ("quote", None, quote, True),
+            ("quote", None, None, True),
+        ):
+            assert await app.probe(Expected(kind, name, series_, 60.0), row) is more, (kind, row)
 
 
 def test_a_trade_asked_for_later_is_the_trade_that_was_streamed() -> None:
