@@ -282,6 +282,16 @@ class StoreConformance(ReadConformance, HeldConformance, CommitConformance):
             "filled",
         ]
 
+    async def test_states_of_a_gap_come_in_the_order_of_their_frames_whatever_they_ride_on(self, store: Store) -> None:
+        """A gap is found in the batch of its type, its next state in one of gaps, which may stand before it."""
+        feed = Feed()
+        spec = {"gap_id": "7", "event_time": 3, "until_time": 9}
+        later = feed.batch(Gap.type, [{**spec, "ingested_at": 12, "frame": 5, "state": "filling"}])
+        first = rows(Gap.type, [{**spec, "ingested_at": 10, "frame": 1, "state": "open"}])
+        written = await store.write([later, feed.batch(Trade.type, [trade(1)], gaps=first)])
+        assert [(one.stored, one.revisions) for one in written] == [(1, 1), (1, 0)]
+        assert (await store.read(Query(Gap.type))).rows["state"].to_list() == ["filling"]
+
     async def test_gaps_are_shown_though_another_stream_rests(self, store: Store) -> None:
         await store.write([Feed().mark(Quote.type, until=1)])
         gaps = rows(Gap.type, [{"gap_id": "7", "frame": 3, "event_time": 30}])

@@ -56,7 +56,7 @@ class Plan:
     """What a run does. Shares are of the kills."""
 
     kills: int
-    messages: tuple[int, int] = (2_000, 36_000)
+    messages: tuple[int, int] = (2_000, 28_000)
     """How many messages a life is sent before it is killed."""
     early: float = 0.15
     """Killed at any moment after the start, not only once data flows."""
@@ -67,6 +67,8 @@ class Plan:
     """Lives that end by a sync that fails; they are no kills."""
     rest: float = 0.4
     """Lives that get a pause of the market, in which the API is looked at, and are killed some time after."""
+    catch_up: int = 10
+    """Every so-manieth life is killed when all that was sent is stored and all gaps are filled."""
     linger_s: float = 0.5
     """How long those go on at most."""
     sync_ms: float = 40.0
@@ -268,16 +270,11 @@ class Product:
             else:
                 await self.flowing(life, chance.randrange(*plan.messages))
                 self.resumes += 1
-                if not self.shown or chance.random() < plan.rest:
+                if self.figures.kills % plan.catch_up == plan.catch_up - 1:
                     self.sandbox.pause()
-                    before = dict(self.shown)
-                    await until(
-                        lambda: self._sees_more(session, life, before), "the API shows what came", plan.look_s, 0.005
-                    )
-                    await self._some_time(plan.linger_s)
-                    if chance.random() < 0.5:
-                        self.sandbox.play()
-                        await self._some_time(0.1)
+                    await until(lambda: self._has_all(session, life), "all is stored", plan.patience_s, 0.05)
+                elif not self.shown or chance.random() < plan.rest:
+                    await self._rest(session, life)
             self.runs(life)
             assert await life.end(signal.SIGKILL) == -signal.SIGKILL
         self.figures.kills += 1
@@ -286,6 +283,17 @@ class Product:
         self, session: aiohttp.ClientSession, life: Life, before: Mapping[tuple[str, str], int]
     ) -> bool:
         return await self.look(session, life) and self.shown != before
+
+    async def _rest(self, session: aiohttp.ClientSession, life: Life) -> None:
+        """The market pauses, the API is looked at, some time goes by; then the market may go on for a moment."""
+        self.sandbox.pause()
+        before = dict(self.shown)
+        sees = lambda: self._sees_more(session, life, before)  # noqa: E731
+        await until(sees, "the API shows what came", self.plan.look_s, 0.005)
+        await self._some_time(self.plan.linger_s)
+        if self.chance.random() < 0.5:
+            self.sandbox.play()
+            await self._some_time(0.1)
 
     async def _some_time(self, most_s: float) -> None:
         moment = time.monotonic() + self.chance.uniform(0, most_s)

@@ -204,7 +204,7 @@ class Writer:
 
     def _insert_type(self, judge: Judge, kind: RecordType, parts: list[_Part], outcome: _Outcome) -> None:
         rows = pl.concat([_with_journal(kind, part) for part in parts])
-        verdict, raised = judge.classify(kind, rows)
+        verdict, raised = _in_order(judge, kind, rows)
         outcome.marks += [(kind, series, mark) for series, mark in raised.items()]
         if verdict is None:
             self._append(kind, kind.table, rows)
@@ -271,6 +271,18 @@ def _check_shape(batch: Batch) -> None:
         wrong = sorted(set(rows.schema.items()) ^ set(kind.schema.items()), key=str)
         names = ", ".join(dict.fromkeys(name for name, _ in wrong)) or "their order"
         raise StoreError(f"A batch of {batch.stream} carries rows that are not {kind.name} rows: see {names}.")
+
+
+def _in_order(judge: Judge, kind: RecordType, rows: pl.DataFrame) -> tuple[pl.Series | None, dict[Key, int]]:
+    """What each row is. Rows that ride on others come in the order of those; their own order is that of their frames.
+
+    By receipt first: a decision about a quarantined row bears the frame and place of the row itself.
+    """
+    if kind not in RIDERS or rows.height < 2:
+        return judge.classify(kind, rows)
+    order = rows.select(pl.arg_sort_by(JOURNAL, "ingested_at", "frame", "ordinal", maintain_order=True)).to_series()
+    verdict, raised = judge.classify(kind, rows[order])
+    return None if verdict is None else verdict[order.arg_sort()], raised
 
 
 def _with_journal(kind: RecordType, part: _Part) -> pl.DataFrame:
