@@ -280,7 +280,7 @@ def _in_order(judge: Judge, kind: RecordType, rows: pl.DataFrame) -> tuple[pl.Se
     """
     if kind not in RIDERS or rows.height < 2:
         return judge.classify(kind, rows)
-    order = rows.select(pl.arg_sort_by(JOURNAL, "ingested_at", "frame", "ordinal", maintain_order=True)).to_series()
+    order = rows.select(pl.arg_sort_by("ingested_at", "frame", "ordinal", JOURNAL, maintain_order=True)).to_series()
     verdict, raised = judge.classify(kind, rows[order])
     return None if verdict is None else verdict[order.arg_sort()], raised
 
