@@ -16,6 +16,7 @@ from tidewire import telemetry
 from tidewire.bus import Bus, Consumer
 from tidewire.bus import Hole as Skipped
 from tidewire.collect import Assembler, Parser, Pump, PumpConfig
+from tidewire.collect.state import restore
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
 from tidewire.journal import Frame, Journal
 from tidewire.process.breaker import BreakerConfig
@@ -135,9 +136,10 @@ class Pipe:
         positions = self._own_positions()
         self.processor = Processor(self._config.breaker)
         await seed(self.processor, self._store)
+        await self._warm(positions)
         parsers = await self._parsers()
-        await self._warm(positions, parsers)
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
+        await asyncio.to_thread(restore, self._journal, parsers, assembler.start(positions, self._journal.first))
         pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump)
         stage = ProcessStage(self._bus, self.processor, self._clock)
         queue = self._config.queue
@@ -152,11 +154,13 @@ class Pipe:
             collected.close()
             processed.close()
 
-    async def _warm(self, positions: Mapping[Stream, int], parsers: Mapping[str, Parser]) -> None:
+    async def _warm(self, positions: Mapping[Stream, int]) -> None:
         """Show the processor the frames before its positions: what it forgets of older ones cannot matter."""
         last = max(positions.values(), default=0)
+        parsers = await self._parsers()  # its own: what they learn here is past what is parsed next
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
         after = max(0, (last // WINDOW_FRAMES - 1) * WINDOW_FRAMES)
+        await asyncio.to_thread(restore, self._journal, parsers, after)
         while after < last:
             frames = [frame for frame in self._journal.read(after, frames=4_096) if frame.sequence <= last]
             if not frames:

@@ -9,10 +9,11 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import polars as pl
 
-from tidewire.collect import Frame, Outcome, Parsed
+from tidewire.collect import NOTE, ById, Frame, Outcome, Parsed
 from tidewire.records.instrument import canonical, uid
 from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
 from tidewire.sources.binance import wire
+from tidewire.sources.binance.depth import DepthParser, is_depth
 
 VENUE = "BINANCE"
 M = TypeVar("M")
@@ -51,14 +52,19 @@ class BinanceParser:
 
     def __init__(self, names: Names | None = None) -> None:
         self._names: dict[str, str] = dict(names or {})
+        self._depth = DepthParser(ById())
 
     def parse(self, frames: Sequence[Frame]) -> Outcome:
         """Frames in order; an instrument list holds for the frames after it."""
         outcome = Outcome()
         groups: dict[str, list[Frame]] = {}
         for frame in frames:
+            if frame.wall_ns >= self._depth.due_ns:
+                self._depth.pass_time(frame)
             name = _form_of(frame)
-            if name == "exchangeInfo":
+            if is_depth(name):
+                self._depth.take(frame, name, outcome)
+            elif name == "exchangeInfo":
                 self._flush(groups, outcome)
                 self._learn(frame, outcome)
             elif name == "":
@@ -68,6 +74,18 @@ class BinanceParser:
         self._flush(groups, outcome)
         return outcome
 
+    def follow(self, frames: Sequence[Frame]) -> None:
+        """Frames whose rows are known: only what later ones depend on is looked at."""
+        self.parse([frame for frame in frames if _is_remembered(frame)])
+
+    def state(self) -> bytes:
+        """What later rows depend on, beside the instruments, which are stored."""
+        return self._depth.state()
+
+    def resume(self, state: bytes) -> None:
+        """Go on from `state`."""
+        self._depth.resume(state)
+
     def _flush(self, groups: dict[str, list[Frame]], outcome: Outcome) -> None:
         for name, group in groups.items():
             form = _FORMS.get(name)
@@ -76,6 +94,7 @@ class BinanceParser:
             else:
                 _decode(form, group, self._names, outcome)
         groups.clear()
+        self._depth.flush(self._names.get, outcome)
 
     def _learn(self, frame: Frame, outcome: Outcome) -> None:
         try:
@@ -93,6 +112,11 @@ def names_of(info: wire.ExchangeInfo) -> dict[str, str]:
     return {entry.symbol: canonical(f"{entry.base_asset}-{entry.quote_asset}", VENUE) for entry in info.symbols}
 
 
+def _is_remembered(frame: Frame) -> bool:
+    name = _form_of(frame)
+    return is_depth(name) or name == "exchangeInfo"
+
+
 def _form_of(frame: Frame) -> str:
     """What a frame holds: the stream's kind, the endpoint's name, or "" for protocol chatter.
 
@@ -104,6 +128,8 @@ def _form_of(frame: Frame) -> str:
     if payload.startswith(b'{"stream":"'):
         begin = payload.find(b"@", 11, 80) + 1
         return payload[begin : payload.find(b'"', begin)].partition(b"_")[0].decode("ascii", "replace")
+    if frame.origin.request == NOTE:
+        return "note"
     if frame.origin.request.startswith("GET "):
         return urlsplit(frame.origin.request[4:]).path.removeprefix("/api/v3/")
     if payload.startswith((b'{"result"', b'{"id"')):
