@@ -1,10 +1,10 @@
 """All order books of a source: from its updates and snapshots to `OrderBook` and `BookDelta` rows.
 
 Part of a parser, so a function of the frames alone: what is served, how deep and how often, is said by a *note*, a
-frame that the collector writes at its start (`settings_note`). Rows are made on a grid of receive times, ``interval_ms``
-apart: with the first frame after a point of the grid, every book that changed becomes a row, as it stood before that
-frame. A book that lost continuity is told at once as a row that is not valid and has no levels; what it lost becomes a
-gap, and a new snapshot is asked for.
+frame that the collector writes at its start (`settings_note`). Rows are made on a grid of receive times,
+``interval_ms`` apart: with the first frame after a point of the grid, every book that changed becomes a row, as it
+stood before that frame. A book that lost continuity is told at once as a row that is not valid and has no levels; what
+it lost becomes a gap, and a new snapshot is asked for.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class BookSync:
             "synced": self.synced,
             "sure": self.sure,
             "held_ns": self._held_ns,
-            "waiting": [msgspec.structs.astuple(update) for update in self.waiting],
+            "waiting": [msgspec.to_builtins(update) for update in self.waiting],
             "bids": self.book.bids.levels(),
             "asks": self.book.asks.levels(),
         }
@@ -183,11 +183,8 @@ class BookSync:
         """Be as `state` said."""
         self.last, self.synced, self.sure = state["last"], state["synced"], state["sure"]
         self._held_ns = state["held_ns"]
-        self.waiting.extend(
-            BookUpdate(*each[:4], list(map(tuple, each[4])), list(map(tuple, each[5])), each[6])
-            for each in state["waiting"]
-        )
-        self.book.load(map(tuple, state["bids"]), map(tuple, state["asks"]))  # pyright: ignore[reportArgumentType]
+        self.waiting.extend(msgspec.convert(each, BookUpdate) for each in state["waiting"])
+        self.book.load(*(msgspec.convert(state[side], list[Level]) for side in ("bids", "asks")))
 
 
 def _by_ids(update: BookUpdate) -> tuple[int, int]:

@@ -2,9 +2,9 @@
 
 The rows of most parsers follow from their frames. Those of an order book follow from every update since its last
 snapshot, which may be a day ago. So each `CHECKPOINT_FRAMES` the state of every `Stateful` parser becomes a control
-frame of its source (`control.Known`) that says after which frame it holds. A reader that begins after some frame takes the
-last state that holds up to there, and shows the parser the frames in between. A replay from the first frame needs none
-of it.
+frame of its source (`control.Known`) that says after which frame it holds. A reader that begins after some frame takes
+the last state that holds up to there, and shows the parser the frames in between. A replay from the first frame needs
+none of it.
 """
 
 from __future__ import annotations

@@ -30,7 +30,15 @@ from tidewire.errors import ConfigError, InstrumentError, TerminalError, nearest
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import wire
-from tidewire.sources.binance.collectors import COLLECTORS, BinanceCollector
+from tidewire.sources.binance.collectors import (
+    BinanceCollector,
+    InstrumentCollector,
+    KlineCollector,
+    QuoteCollector,
+    TickerCollector,
+    TradeCollector,
+)
+from tidewire.sources.binance.order_book import OrderBookCollector
 from tidewire.sources.binance.parse import VENUE, BinanceParser, names_of
 from tidewire.sources.binance.past import PAST, has_more
 
@@ -40,6 +48,15 @@ WEIGHT_PER_MINUTE = 6_000
 WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
 STREAMS_MAX = 1_024
 SUBSCRIBE_CHUNK = 200
+
+COLLECTORS: dict[str, type[BinanceCollector]] = {
+    "instrument": InstrumentCollector,
+    "trade": TradeCollector,
+    "quote": QuoteCollector,
+    "ticker": TickerCollector,
+    "kline": KlineCollector,
+    "order_book": OrderBookCollector,
+}
 
 
 class BinanceApp(App):
@@ -95,7 +112,13 @@ class BinanceApp(App):
             url = (self.config.api.ws_url or _stream_url(self._base)).rstrip("/") + "/stream"
             config = WsConfig(name=self.name, proxy=self.config.api.proxy or None)
             self._feed = Feed(
-                self.name, url, self.context, config, subscribe=lambda ws: _subscribe(ws, streams), carries=carried
+                self.name,
+                url,
+                self.context,
+                config,
+                subscribe=lambda ws: _subscribe(ws, streams),
+                carries=carried,
+                lost=self._lost,
             )
 
     async def start(self) -> None:
@@ -129,6 +152,15 @@ class BinanceApp(App):
             "connections": self._feed.client.connects if self._feed else 0,
         }
         return {**super().status(), "feed": feed}
+
+    def _lost(self) -> None:
+        for collector in self._mine():
+            collector.lost()
+
+    @property
+    def last_frame_ns(self) -> int | None:
+        """When the last message of the feed came."""
+        return self._feed.last_frame_ns if self._feed else None
 
     # -- gaps -------------------------------------------------------------------------------------------------
 

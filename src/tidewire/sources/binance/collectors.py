@@ -46,6 +46,9 @@ class BinanceCollector(Collector):
         """Streams that should bring something all the time."""
         return ()
 
+    def lost(self) -> None:
+        """The connection of its streams broke."""
+
     def symbols(self) -> Sequence[str]:
         """Configured symbols in any spelling."""
         return ()
@@ -93,7 +96,7 @@ class TradeCollector(BinanceCollector):
         silence: str = SILENCE
 
         def __post_init__(self) -> None:
-            _checked_silence(self.silence)
+            checked_silence(self.silence)
 
     kind = "trade"
 
@@ -106,7 +109,7 @@ class TradeCollector(BinanceCollector):
 
     def expects(self) -> Sequence[Expected]:
         assert isinstance(self.config, TradeCollector.Config)
-        silence_s = _checked_silence(self.config.silence)
+        silence_s = checked_silence(self.config.silence)
         return [Expected("trade", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
 
 
@@ -121,7 +124,7 @@ class QuoteCollector(BinanceCollector):
         silence: str = SILENCE
 
         def __post_init__(self) -> None:
-            _checked_silence(self.silence)
+            checked_silence(self.silence)
 
     kind = "quote"
 
@@ -137,7 +140,7 @@ class QuoteCollector(BinanceCollector):
 
     def expects(self) -> Sequence[Expected]:
         assert isinstance(self.config, QuoteCollector.Config)
-        silence_s = _checked_silence(self.config.silence)
+        silence_s = checked_silence(self.config.silence)
         return [Expected("quote", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
 
 
@@ -254,18 +257,9 @@ class _Named(msgspec.Struct):
 _NAMED = msgspec.json.Decoder(list[_Named])
 
 
-def _checked_silence(text: str) -> float:
+def checked_silence(text: str) -> float:
     """How long a stream may be silent, in seconds; a shorter time would only ask the venue all the time."""
     found = seconds(text, "silence")
     if found < SILENCE_S_MIN:
         raise ConfigError(f"silence {text!r}: write {SILENCE_S_MIN:g}s or more.")
     return found
-
-
-COLLECTORS: dict[str, type[BinanceCollector]] = {
-    "instrument": InstrumentCollector,
-    "trade": TradeCollector,
-    "quote": QuoteCollector,
-    "ticker": TickerCollector,
-    "kline": KlineCollector,
-}

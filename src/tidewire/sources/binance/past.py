@@ -12,6 +12,8 @@ import msgspec
 from tidewire.collect import Expected, Missing, Range
 from tidewire.records.market import INTERVALS
 from tidewire.sources.binance import wire
+from tidewire.sources.binance.depth import DepthSnapshot
+from tidewire.sources.binance.order_book import OrderBookCollector
 
 if TYPE_CHECKING:
     from tidewire.sources.binance.app import BinanceApp
@@ -21,6 +23,7 @@ TRADES_WEIGHT = 25
 KLINES_WEIGHT = 2
 TICKER_WEIGHT = 2
 
+_SNAPSHOT = msgspec.json.Decoder(DepthSnapshot)
 _NOW = msgspec.json.Decoder(wire.Now)
 _BARS = msgspec.json.Decoder(list[wire.KlineRow])
 _TRADES = msgspec.json.Decoder(list[wire.PastTrade])
@@ -79,6 +82,10 @@ async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mappi
         # A bar without a trade is not pushed: only one that has more of them was missed.
         known = (last["open_time"], last["trades"] or 0)
         return any(row[8] and (row[0] * 1_000, row[8]) > known for row in _BARS.decode(reply.body))
+    if expected.type == "order_book":
+        book = app.get("order_book")
+        assert isinstance(book, OrderBookCollector)
+        return _SNAPSHOT.decode(await book.snapshot(symbol)).last_update_id > last["sequence"]
     reply = await app.ask("ticker/24hr", {"symbol": symbol}, weight=TICKER_WEIGHT, background=True)
     await app.keep("ticker", reply)
     now = _NOW.decode(reply.body)
