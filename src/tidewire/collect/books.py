@@ -264,7 +264,9 @@ class Books:
     # -- state ------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All of it as plain values; rows that were not taken are no part of it."""
+        """All of it as plain values, empty before the first book; rows that were not taken are no part of it."""
+        if not self._entries and self._settings == BookSettings():
+            return {}
         entries = {
             symbol: {
                 "sync": entry.sync.state(),

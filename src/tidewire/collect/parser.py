@@ -50,6 +50,14 @@ class Outcome:
     unreadable: list[tuple[Frame, str]] = field(default_factory=list[tuple[Frame, str]])
     asks: list[Ask] = field(default_factory=list[Ask])
 
+    def add(self, more: Outcome) -> None:
+        """Take in the outcome of other frames."""
+        self.parsed += more.parsed
+        self.control += more.control
+        self.folded += more.folded
+        self.unreadable += more.unreadable
+        self.asks += more.asks
+
 
 class Parser(Protocol):
     """Given frames of its source, in order, a parser returns their rows.
@@ -74,7 +82,7 @@ class Stateful(Parser, Protocol):
         ...
 
     def state(self) -> bytes:
-        """What is known after the frames so far."""
+        """What is known after the frames so far; empty if that is nothing."""
         ...
 
     def resume(self, state: bytes) -> None:

@@ -91,7 +91,7 @@ class Pump:
             self._marked_ns = began
         self._ask(frames[-1])
         if self._state_at is None or self.position - self._state_at >= state.CHECKPOINT_FRAMES:
-            state.write(self._journal, self._assembler.parsers, self.position)
+            state.write(self._journal, self._assembler.parsers, frames[-1])
             self._state_at = self.position
         await self._publish(batches)
         _lag.set(self._journal.accepted - self.position)

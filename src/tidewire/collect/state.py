@@ -16,7 +16,6 @@ from typing import Protocol, cast
 import msgspec
 import zstandard
 
-from tidewire import telemetry
 from tidewire.collect import control
 from tidewire.collect.parser import Parser, Stateful
 from tidewire.errors import ParseError
@@ -28,8 +27,6 @@ LOOK_BACK_FRAMES = 3 * CHECKPOINT_FRAMES
 
 COLLECTOR = "state"
 _STEP = 4_096
-
-_log = telemetry.log("collect")
 
 
 class Frames(Protocol):
@@ -43,7 +40,7 @@ class Frames(Protocol):
 class Log(Protocol):
     """What is needed of a journal to write them."""
 
-    def append(self, origin: Origin, payload: bytes, *, kind: Kind = Kind.DATA) -> int: ...
+    def append(self, origin: Origin, payload: bytes, *, kind: Kind = Kind.DATA, wall_ns: int | None = None) -> int: ...
 
 
 def stateful(parsers: Mapping[str, Parser]) -> dict[str, Stateful]:
@@ -51,11 +48,13 @@ def stateful(parsers: Mapping[str, Parser]) -> dict[str, Stateful]:
     return {name: cast("Stateful", parser) for name, parser in parsers.items() if hasattr(parser, "follow")}
 
 
-def write(journal: Log, parsers: Mapping[str, Parser], after: int) -> None:
+def write(journal: Log, parsers: Mapping[str, Parser], last: Frame) -> None:
     """Write down what every parser knows after that frame."""
     for source, parser in stateful(parsers).items():
-        state = zstandard.ZstdCompressor().compress(parser.state())
-        journal.append(Origin(source, COLLECTOR, ""), control.encode(control.Known(after, state)), kind=Kind.CONTROL)
+        if state := parser.state():
+            known = control.Known(last.sequence, zstandard.ZstdCompressor().compress(state))
+            origin = Origin(source, COLLECTOR, "")
+            journal.append(origin, control.encode(known), kind=Kind.CONTROL, wall_ns=last.wall_ns)
 
 
 def restore(journal: Frames, parsers: Mapping[str, Parser], after: int) -> None:
@@ -65,9 +64,6 @@ def restore(journal: Frames, parsers: Mapping[str, Parser], after: int) -> None:
         begin = max(0, after - LOOK_BACK_FRAMES, journal.first - 1) if known is None else known.after
         if known is not None:
             parser.resume(_unpacked(known.state))
-        elif begin > 0 and after > begin:
-            # No state within reach: this source had none then, or its oldest frames are gone.
-            _log.warning("no state of a parser found; it begins anew", source=source, frame=begin + 1)
         for frames in _steps(journal, source, begin, after):
             parser.follow(frames)
 

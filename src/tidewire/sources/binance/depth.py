@@ -95,7 +95,8 @@ class DepthParser:
 
     def state(self) -> bytes:
         """What the books are."""
-        return msgspec.msgpack.encode(self._books.state())
+        state = self._books.state()
+        return msgspec.msgpack.encode(state) if state else b""
 
     def resume(self, state: bytes) -> None:
         """Be as `state` said."""
