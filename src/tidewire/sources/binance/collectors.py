@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tidewire.sources.binance.app import BinanceApp
 
 ALL_TICKERS_WEIGHT = 80
-KLINES_WEIGHT = 2
-EXCHANGE_INFO_WEIGHT = 20
 SILENCE = "5m"
 SILENCE_S_MIN = 10.0
 BAR_SILENCE_S = 60.0
@@ -46,8 +44,8 @@ class BinanceCollector(Collector):
         """Streams that should bring something all the time."""
         return ()
 
-    def lost(self) -> None:
-        """The connection of its streams broke."""
+    def lost(self, symbols: Sequence[str]) -> None:
+        """The connection that carried its streams of these symbols broke."""
 
     def symbols(self) -> Sequence[str]:
         """Configured symbols in any spelling."""
@@ -80,7 +78,7 @@ class InstrumentCollector(BinanceCollector):
 
     async def fetch(self) -> None:
         """One exchangeInfo."""
-        reply = await self.binance.ask("exchangeInfo", weight=EXCHANGE_INFO_WEIGHT)
+        reply = await self.binance.ask("exchangeInfo")
         await self.keep(reply)
         self.binance.learn(reply.body)
 
@@ -204,7 +202,7 @@ class KlineCollector(BinanceCollector):
             for interval in self.config.intervals:
                 try:
                     params = {"symbol": symbol, "interval": interval, "limit": str(self.config.history)}
-                    await self.keep(await self.binance.ask("klines", params, weight=KLINES_WEIGHT))
+                    await self.keep(await self.binance.ask("klines", params))
                 except Exception as error:
                     self.report(error, f"history of {symbol} {interval}")
 

@@ -21,10 +21,9 @@ from tidewire.records.event import Event
 from tidewire.sources.binance.collectors import SILENCE, BinanceCollector, checked_silence
 from tidewire.sources.binance.depth import SNAPSHOT
 
-DEPTH_MAX = 5_000
 INTERVAL_S_MIN = 0.1
-SNAPSHOTS = {100: 5, 500: 25, 1_000: 50, 5_000: 250}
-"""How many levels a snapshot may have, and what it weighs."""
+SNAPSHOTS = (100, 500, 1_000, 5_000)
+"""How many levels a snapshot may have."""
 
 
 class OrderBookCollector(BinanceCollector):
@@ -102,9 +101,9 @@ class OrderBookCollector(BinanceCollector):
             await asyncio.wait((self._fetching,))
         await super().stop()
 
-    def lost(self) -> None:
-        """The connection broke: until the next update nobody knows whether something was missed."""
-        self.app.note(self.name, doubt_note())
+    def lost(self, symbols: Sequence[str]) -> None:
+        """Until the next update nobody knows whether something was missed."""
+        self.app.note(self.name, doubt_note(symbols))
 
     async def _pass_time(self) -> None:
         """Let the books of a market that fell quiet be told: no frame comes that would do it."""
@@ -138,6 +137,6 @@ class OrderBookCollector(BinanceCollector):
     async def snapshot(self, symbol: str) -> bytes:
         """One snapshot, kept; its body."""
         params = {"symbol": symbol, "limit": str(self.config.snapshot)}
-        reply = await self.binance.ask("depth", params, weight=SNAPSHOTS[self.config.snapshot])
+        reply = await self.binance.ask("depth", params)
         await self.keep(reply)
         return reply.body
