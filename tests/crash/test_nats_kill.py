@@ -20,7 +20,9 @@ from nats_server import NatsServer, served
 
 KILLS = 15 * SCALE
 """Of each."""
-ROWS = 10_000
+LONGER = min(SCALE, 6)
+"""By how much a life is longer than in CI."""
+ROWS = 10_000 * SCALE * LONGER
 BUS = 'bus: {{type: nats, servers: ["{url}"], prefix: crash, max_bytes: 67108864, timeout: 1s}}\n'
 KINDS = ("server first", "both at once", "server forgets")
 
@@ -34,7 +36,7 @@ async def kill_both(product: Product, server: NatsServer, session: aiohttp.Clien
         ways[way] += 1
         async with product.life() as life:
             product.resumes += 1
-            await product.flowing(life, chance.randrange(50, 1_500))
+            await product.flowing(life, LONGER * chance.randrange(50, 1_500))
             if not product.shown:  # what was sent before anything was accepted has no place to be missed in
                 await until(lambda life=life: product.look(session, life), "the API shows trades and quotes", 60)
             server.kill()
@@ -43,7 +45,7 @@ async def kill_both(product: Product, server: NatsServer, session: aiohttp.Clien
                 server.start()
                 continue
             server.restart(forget=way == "server forgets")
-            await product.flowing(life, chance.randrange(50, 2_000))
+            await product.flowing(life, LONGER * chance.randrange(50, 2_000))
             await kill(product, life)
     return ways
 
@@ -59,7 +61,7 @@ async def kill(product: Product, life: Life) -> None:
 async def test_kill(tmp_path: Path, did: Callable[[object], None]) -> None:
     did(f"SEED={SEED} SCALE={SCALE}")
     with served(tmp_path / "nats") as server:
-        plan = Plan(KILLS, rate=5_000.0, more_config=BUS.format(url=server.url))
+        plan = Plan(KILLS, rate=5_000.0, patience_s=120.0 * SCALE, more_config=BUS.format(url=server.url))
         async with stage(tmp_path, plan) as product, client() as session:
             ways = await kill_both(product, server, session)
             await product.come_to_rest(session)

@@ -174,6 +174,7 @@ class Books:
             self._ask(frame, symbol, entry)
         elif step is Step.JOINED:
             entry.event_us = max(entry.event_us, event_us)
+            entry.asked_ns = -ASK_AGAIN_NS
             entry.changed = True
             self._due(frame)
             if entry.loss is not None:

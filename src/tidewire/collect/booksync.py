@@ -43,12 +43,16 @@ class BookUpdate(msgspec.Struct, gc=False):
 class Continuity(Protocol):
     """A venue's rule. ``at`` is the ``last`` of the update before, or the id of the snapshot."""
 
+    def joins(self, at: int, update: BookUpdate) -> bool:
+        """Whether nothing lies between a snapshot and the first update after it."""
+        ...
+
     def repeats(self, at: int, update: BookUpdate) -> bool:
         """Whether the update brings nothing that the book does not have."""
         ...
 
     def continues(self, at: int, update: BookUpdate) -> bool:
-        """Whether nothing lies between the book and the update."""
+        """Whether nothing lies between an update and the next one."""
         ...
 
 
@@ -58,8 +62,10 @@ class ById:
     def repeats(self, at: int, update: BookUpdate) -> bool:
         return update.last <= at
 
-    def continues(self, at: int, update: BookUpdate) -> bool:
+    def joins(self, at: int, update: BookUpdate) -> bool:
         return update.first <= at + 1
+
+    continues = joins
 
 
 class ByPrevious:
@@ -68,9 +74,11 @@ class ByPrevious:
     def repeats(self, at: int, update: BookUpdate) -> bool:
         return update.last <= at
 
-    def continues(self, at: int, update: BookUpdate) -> bool:
-        # The second is for the first update after a snapshot, whose id may lie within it.
+    def joins(self, at: int, update: BookUpdate) -> bool:
         return update.prev == at or update.first <= at <= update.last
+
+    def continues(self, at: int, update: BookUpdate) -> bool:
+        return update.prev == at
 
 
 class Step(Enum):
@@ -88,7 +96,7 @@ class Step(Enum):
 class BookSync:
     """One book in step with its venue. A function of the updates, snapshots and their times (ns) alone."""
 
-    __slots__ = ("_held_ns", "_rule", "book", "last", "sure", "synced", "waiting")
+    __slots__ = ("_fresh", "_held_ns", "_rule", "book", "last", "sure", "synced", "waiting")
 
     def __init__(self, rule: Continuity) -> None:
         self._rule = rule
@@ -101,6 +109,7 @@ class BookSync:
         self.waiting: deque[BookUpdate] = deque(maxlen=WAITING_MAX)
         """Updates that do not continue the book (yet)."""
         self._held_ns = 0
+        self._fresh = False  # a snapshot that no update followed yet
 
     def update(self, update: BookUpdate, ns: int) -> Step:
         """Take an update received at ``ns``; after ``LOST`` it waits for a snapshot with the others."""
@@ -110,7 +119,7 @@ class BookSync:
         rule = self._rule
         if rule.repeats(self.last, update):
             return Step.REPEATED
-        if rule.continues(self.last, update):
+        if self._continues(update):
             self._apply(update)
             self.sure = True
             if self.waiting:
@@ -131,10 +140,10 @@ class BookSync:
             return Step.REPEATED
         rule = self._rule
         later = sorted((each for each in self.waiting if not rule.repeats(ident, each)), key=_by_ids)
-        if later and not rule.continues(ident, later[0]):
+        if later and not rule.joins(ident, later[0]):
             return Step.TOO_OLD
         self.book.load(bids, asks)
-        self.last, self.synced, self.sure = ident, True, True
+        self.last, self.synced, self.sure, self._fresh = ident, True, True, True
         self.waiting.clear()
         self.waiting.extend(later)
         self._catch_up()
@@ -151,6 +160,10 @@ class BookSync:
     def _apply(self, update: BookUpdate) -> None:
         self.book.apply(update.bids, update.asks)
         self.last = update.last
+        self._fresh = False
+
+    def _continues(self, update: BookUpdate) -> bool:
+        return (self._rule.joins if self._fresh else self._rule.continues)(self.last, update)
 
     def _catch_up(self) -> None:
         """Apply what waited and continues the book, in the venue's order."""
@@ -160,7 +173,7 @@ class BookSync:
         for place, update in enumerate(left):
             if rule.repeats(self.last, update):
                 continue
-            if not rule.continues(self.last, update):
+            if not self._continues(update):
                 self.waiting.extend(left[place:])
                 return
             self._apply(update)
@@ -174,6 +187,7 @@ class BookSync:
             "synced": self.synced,
             "sure": self.sure,
             "held_ns": self._held_ns,
+            "fresh": self._fresh,
             "waiting": [msgspec.to_builtins(update) for update in self.waiting],
             "bids": self.book.bids.levels(),
             "asks": self.book.asks.levels(),
@@ -182,7 +196,7 @@ class BookSync:
     def resume(self, state: dict[str, Any]) -> None:
         """Be as `state` said."""
         self.last, self.synced, self.sure = state["last"], state["synced"], state["sure"]
-        self._held_ns = state["held_ns"]
+        self._held_ns, self._fresh = state["held_ns"], state["fresh"]
         self.waiting.extend(msgspec.convert(each, BookUpdate) for each in state["waiting"])
         self.book.load(*(msgspec.convert(state[side], list[Level]) for side in ("bids", "asks")))
 
