@@ -188,7 +188,7 @@ class BookSync:
             "sure": self.sure,
             "held_ns": self._held_ns,
             "fresh": self._fresh,
-            "waiting": [msgspec.to_builtins(update) for update in self.waiting],
+            "waiting": [msgspec.structs.asdict(update) for update in self.waiting],
             "bids": self.book.bids.levels(),
             "asks": self.book.asks.levels(),
         }
