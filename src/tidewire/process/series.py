@@ -121,7 +121,11 @@ class SeriesWatch:
             yield tuple(column[0] for column in columns), _group_of(rows, self._order, shared=self._shared)
             return
         width = len(names)
-        for row in rows.group_by(names, maintain_order=True).agg(*_summary(pl.col(self._order), shared=self._shared)).iter_rows():
+        for row in (
+            rows.group_by(names, maintain_order=True)
+            .agg(*_summary(pl.col(self._order), shared=self._shared))
+            .iter_rows()
+        ):
             yield row[:width], _Group(*row[width:])
 
     def _is_contiguous(self, series: Series, mark: _Mark | None, group: _Group) -> bool:

@@ -61,7 +61,7 @@ class BinanceApp(App):
     """Binance spot."""
 
     name = "binance"
-    about = "Binance spot: instruments, trades, quotes, tickers, klines."
+    about = "Binance spot: instruments, trades, quotes, tickers, klines, order books."
     market: ClassVar[Market] = SPOT
     collectors: ClassVar[Mapping[str, type[BinanceCollector]]] = COLLECTORS
     forms: ClassVar[Mapping[str, Form[Any]]] = FORMS
