@@ -234,10 +234,10 @@ class Product:
         log = self.directory / "errors.log"
         assert not life.over, f"the product ended by itself: {log.read_text()[-2_000:]}"
 
-    async def flowing(self, life: Life, messages: int) -> None:
+    async def flowing(self, life: Life, messages: int, within_s: float = 60) -> None:
         """Return when so many messages were sent to this life."""
         before = self.sent()
-        await until(lambda: self.sent() >= before + messages or life.over, f"{messages} messages", 60, 0.002)
+        await until(lambda: self.sent() >= before + messages or life.over, f"{messages} messages", within_s, 0.002)
         self.runs(life)
 
     async def look(self, session: aiohttp.ClientSession, life: Life) -> bool:

@@ -103,7 +103,7 @@ async def test_faults(tmp_path: Path, did: Callable[[object], None]) -> None:
             await scene(product)
             product.runs(life)
             product.sandbox.faults = Faults()
-            await product.flowing(life, 500)
+            await product.flowing(life, 500, within_s=180)  # the longer nobody answered, the longer it waits
         await until(lambda: product.look(session, life), "the API shows trades and quotes", 60)
         await product.finish(session, life)
     await product.reckon()
