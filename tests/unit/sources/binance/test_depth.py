@@ -12,7 +12,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from tidewire.collect import NOTE, BookSettings, BookSync, BookUpdate, ById, ByPrevious, Frame, Level, settings_note
+from tidewire.collect import (
+    NOTE,
+    BookSettings,
+    BookSync,
+    BookUpdate,
+    ById,
+    ByPrevious,
+    Continuity,
+    Frame,
+    Level,
+    settings_note,
+)
 from tidewire.collect.booksync import Step
 from tidewire.journal import Kind, Origin
 from tidewire.records.exact import build
@@ -54,9 +65,9 @@ class Best:
         return self._tops[place - 1] if place else None
 
 
-def kept(name: str, listed: Sequence[Line]) -> tuple[list[Step], int]:
+def kept(name: str, listed: Sequence[Line], rule: Continuity | None = None) -> tuple[list[Step], int]:
     """The steps of a book that is shown some lines, and given a recorded snapshot whenever it has none; wrong tops."""
-    best, sync, wrong = Best(lines(name)), BookSync(MARKETS[name][1]), 0
+    best, sync, wrong = Best(lines(name)), BookSync(rule or MARKETS[name][1]), 0
     steps: list[Step] = []
     for line in listed:
         if is_depth(line):
@@ -95,6 +106,24 @@ def test_repeats_and_overtaking_change_nothing(name: str) -> None:
     assert Step.LOST not in steps
     assert steps.count(Step.REPEATED) > 100
     assert steps.count(Step.HELD) > 100
+
+
+class Careless(ById):
+    """A rule that takes whatever comes."""
+
+    def joins(self, at: int, update: BookUpdate) -> bool:
+        return bool(at) and bool(update)
+
+    continues = joins
+
+
+@pytest.mark.parametrize("name", MARKETS)
+def test_a_book_that_does_not_look_at_continuity_is_found_out(name: str) -> None:
+    listed = [line for line in lines(name) if is_depth(line) or not line.stream]
+    holes = [line for place, line in enumerate(listed) if place < 60 or place % 100 > 10]
+    steps, wrong = kept(name, holes, Careless())
+    assert Step.LOST not in steps
+    assert wrong > 100
 
 
 @pytest.mark.parametrize("name", MARKETS)
