@@ -16,7 +16,7 @@ from tidewire import telemetry
 from tidewire.bus import Bus, Consumer
 from tidewire.bus import Hole as Skipped
 from tidewire.collect import Assembler, Parser, Pump, PumpConfig
-from tidewire.collect.state import restore
+from tidewire.collect.state import restore, stateful
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
 from tidewire.journal import Frame, Journal
 from tidewire.process.breaker import BreakerConfig
@@ -136,8 +136,10 @@ class Pipe:
         positions = self._own_positions()
         self.processor = Processor(self._config.breaker)
         await seed(self.processor, self._store)
-        await self._warm(positions)
         parsers = await self._parsers()
+        await self._warm(positions, parsers)
+        if stateful(parsers):  # what they learned there is past what is parsed next
+            parsers = await self._parsers()
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
         await asyncio.to_thread(restore, self._journal, parsers, assembler.start(positions, self._journal.first))
         pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump)
@@ -154,10 +156,9 @@ class Pipe:
             collected.close()
             processed.close()
 
-    async def _warm(self, positions: Mapping[Stream, int]) -> None:
+    async def _warm(self, positions: Mapping[Stream, int], parsers: Mapping[str, Parser]) -> None:
         """Show the processor the frames before its positions: what it forgets of older ones cannot matter."""
         last = max(positions.values(), default=0)
-        parsers = await self._parsers()  # its own: what they learn here is past what is parsed next
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
         after = max(0, (last // WINDOW_FRAMES - 1) * WINDOW_FRAMES)
         await asyncio.to_thread(restore, self._journal, parsers, after)
