@@ -178,6 +178,18 @@ async def replayed(data: Path, into: Path, configuration: Loaded, **options: Any
     return tables(into)
 
 
+async def audited(client: Api, **params: Any) -> Any:
+    """The audit, asked for until nothing is in flight: what is done about gaps becomes frames when nothing else comes."""
+    found: dict[str, Any] = {}
+
+    async def at_rest() -> bool:
+        found.update((await client.get("/v1/audit", **params))["data"])
+        return found["in_flight_frames"] == 0
+
+    await until(at_rest, "nothing is in flight", poll_s=0.1)
+    return found
+
+
 def balanced(audit: Mapping[str, Any]) -> None:
     """Fail unless the books add up and nothing is in flight."""
     assert audit["difference"] == 0, audit

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import websockets
 
-from integration.kit import api, balanced, idle, loaded, replayed, running, same_rows, tables, until
+from integration.kit import api, audited, balanced, idle, loaded, replayed, running, same_rows, tables, until
 from tidewire.collect import control
 from tidewire.errors import NotFound
 from tidewire.journal import Kind, Origin
@@ -86,7 +86,7 @@ async def test_one_class(configuration: Loaded, tmp_path: Path) -> None:
         wrong = (await client.get("/v1/quarantine", type="mood"))["data"]
         assert wrong
         assert all("target" in row["reasons"] for row in wrong)
-        balanced((await client.get("/v1/audit"))["data"])
+        balanced(await audited(client))
 
     rows = tables(configuration.data_dir)["mood_v1"]
     assert set(rows["sequence"]) == set(served)
@@ -125,7 +125,7 @@ async def test_forgotten_it_is_gone_and_the_rest_goes_on(configuration: Loaded) 
         assert "Mood" not in (await client.get("/openapi.json"))["components"]["schemas"]
         _note(platform)
         await idle(platform)
-        balanced((await client.get("/v1/audit"))["data"])
+        balanced(await audited(client))
 
     with duckdb.connect(str(without.data_dir / "tidewire.duckdb"), read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM mood_v1").fetchall() == [(kept,)]
@@ -149,6 +149,6 @@ async def test_forgotten_and_back_it_continues(configuration: Loaded) -> None:
         await until(lambda: platform.journal.head >= head + 12, "more surveys")
         await platform.apps[0].stop()
         await idle(platform)
-        balanced((await client.get("/v1/audit"))["data"])
+        balanced(await audited(client))
     rows = tables(configuration.data_dir)["mood_v1"]
     assert rows.height > kept.height, "the counter of the new run begins again, its rows are later facts"

@@ -16,6 +16,7 @@ from integration.kit import (
     Eager,
     all_gaps,
     api,
+    audited,
     balanced,
     binance,
     idle,
@@ -66,7 +67,7 @@ async def _kept(directory: Path) -> Kept:
         async with running(configuration, Eager()) as platform, api(platform) as client:
             await sandbox.finished()
             await idle(platform)
-            run.audit = (await client.get("/v1/audit", frames="true"))["data"]
+            run.audit = await audited(client, frames="true")
         run.ledger = sandbox.ledger()
         run.tables = tables(configuration.data_dir)
         return run

@@ -24,6 +24,8 @@ from tidewire.journal import Frame, Kind, Origin
 CHECKPOINT_FRAMES = 131_072
 LOOK_BACK_FRAMES = 3 * CHECKPOINT_FRAMES
 """How far before a place its state may have been taken: a step more than one checkpoint, after a restart two."""
+_NEAR_FRAMES = (8_192, 65_536, LOOK_BACK_FRAMES)
+"""So far back it is looked for, one after the other: every start takes one, so there mostly is one near."""
 
 COLLECTOR = "state"
 _STEP = 4_096
@@ -69,15 +71,19 @@ def restore(journal: Frames, parsers: Mapping[str, Parser], after: int) -> None:
 
 
 def _last_known(journal: Frames, source: str, after: int) -> control.Known | None:
-    found: control.Known | None = None
-    for frame in journal.scan(after=max(0, after - LOOK_BACK_FRAMES, journal.first - 1), source=source):
-        if frame.kind is not Kind.CONTROL or frame.origin.collector != COLLECTOR:
-            continue
-        known = msgspec.json.decode(frame.payload, type=control.Known)
-        # Not always in order: what was not stored when a process died is parsed again by the next.
-        if known.after <= after and (found is None or known.after >= found.after):
-            found = known
-    return found
+    for back in _NEAR_FRAMES:
+        begin = max(0, after - back, journal.first - 1)
+        found: control.Known | None = None
+        for frame in journal.scan(after=begin, source=source):
+            if frame.kind is not Kind.CONTROL or frame.origin.collector != COLLECTOR:
+                continue
+            known = msgspec.json.decode(frame.payload, type=control.Known)
+            # Not always in order: what was not stored when a process died is parsed again by the next.
+            if known.after <= after and (found is None or known.after >= found.after):
+                found = known
+        if found is not None or begin <= journal.first - 1:
+            return found
+    return None
 
 
 def _steps(journal: Frames, source: str, begin: int, after: int) -> Iterator[Sequence[Frame]]:
