@@ -179,7 +179,7 @@ async def replayed(data: Path, into: Path, configuration: Loaded, **options: Any
 
 
 async def audited(client: Api, **params: Any) -> Any:
-    """The audit, asked for until nothing is in flight: what is done about gaps becomes frames when nothing else comes."""
+    """The audit, asked for until nothing is in flight: what is done about gaps comes as frames when all is quiet."""
     found: dict[str, Any] = {}
 
     async def at_rest() -> bool:
