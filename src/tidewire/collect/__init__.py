@@ -5,10 +5,12 @@ The names here are the plugin interface: a source needs nothing else but `tidewi
 
 from tidewire.collect.app import App, Context, Health
 from tidewire.collect.assemble import Assembler
+from tidewire.collect.backfill import DAY_US, Backfill, Part, Shard, Wanted, check_history, history_start
 from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.collector import Collector, CollectorStatus
 from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo, read, seconds
 from tidewire.collect.control import Carried
+from tidewire.collect.coverage import Coverage
 from tidewire.collect.cursors import Cursors
 from tidewire.collect.feed import Feed
 from tidewire.collect.fill import Filler, GapLedger, Missing, OpenGap, Range, told_of
@@ -23,15 +25,18 @@ from tidewire.collect.ws import WsClient, WsConfig, WsState
 from tidewire.journal import Frame
 
 __all__ = [
+    "DAY_US",
     "Api",
     "App",
     "AppRegistry",
     "Assembler",
+    "Backfill",
     "Budgets",
     "Carried",
     "Collector",
     "CollectorStatus",
     "Context",
+    "Coverage",
     "Cron",
     "Cursors",
     "Every",
@@ -51,6 +56,7 @@ __all__ = [
     "Overlap",
     "Parsed",
     "Parser",
+    "Part",
     "Pump",
     "PumpConfig",
     "Range",
@@ -58,15 +64,19 @@ __all__ = [
     "Reply",
     "Request",
     "Section",
+    "Shard",
     "SourceConfig",
     "SourceInfo",
     "StreamWatch",
     "Timer",
     "TimerStatus",
+    "Wanted",
     "Window",
     "WsClient",
     "WsConfig",
     "WsState",
+    "check_history",
+    "history_start",
     "parse_duration",
     "read",
     "seconds",

@@ -46,7 +46,7 @@ class BinanceApp(App):
     """Binance spot."""
 
     name = "binance"
-    about = "Binance spot: instruments, trades, quotes, tickers, klines."
+    about = "Binance spot: instruments, trades, aggregated trades, quotes, tickers, klines."
 
     def __init__(self, config: SourceConfig, context: Context) -> None:
         super().__init__(config, context)
@@ -133,12 +133,12 @@ class BinanceApp(App):
     # -- gaps -------------------------------------------------------------------------------------------------
 
     def fills(self, record_type: str) -> bool:
-        """Trades by id, bars by time; the best price of a moment that is over is nowhere to be had."""
+        """Trades and aggregates by id, bars by time; the best price of a moment that is over is nowhere to be had."""
         return record_type in PAST
 
     async def fill(self, missing: Missing) -> int:
         """Ask for what is missing; the last frame kept."""
-        return await PAST[missing.record_type](self, self._native_of(missing.instrument), missing)
+        return await PAST[missing.record_type](self, self.native_of(missing.instrument), missing)
 
     # -- streams ----------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class BinanceApp(App):
 
     async def probe(self, expected: Expected, last: Mapping[str, Any] | None) -> bool:
         """Whether Binance has more of a stream than it brought."""
-        return await has_more(self, self._native_of(expected.instrument), expected, last)
+        return await has_more(self, self.native_of(expected.instrument), expected, last)
 
     def reconnect(self, reason: str) -> None:
         """A new connection subscribes to everything anew."""
@@ -166,7 +166,10 @@ class BinanceApp(App):
 
     def learn(self, body: bytes) -> None:
         """Take in an instrument list."""
-        self._names = names_of(msgspec.json.decode(body, type=wire.ExchangeInfo))
+        info = msgspec.json.decode(body, type=wire.ExchangeInfo)
+        self._names = names_of(info)
+        if (weight := info.weight_per_minute()) is not None:
+            self._http.allow(self._base, weight)
         for native, instrument in self._names.items():
             self.context.instruments.add(instrument, native)
 
@@ -185,11 +188,16 @@ class BinanceApp(App):
             return bare
         raise ConfigError(f"symbols: Binance has no {spelling!r}.{nearest(bare, self._names)} Write e.g. BTCUSDT.")
 
+    def is_live(self) -> bool:
+        """Whether the feed is up."""
+        return self._feed is None or self._feed.connected
+
     def instrument(self, native: str) -> str:
         """Canonical id of Binance's spelling."""
         return self._names[native]
 
-    def _native_of(self, instrument: str) -> str:
+    def native_of(self, instrument: str) -> str:
+        """Binance's spelling of an instrument; `TerminalError` for one it does not list."""
         for native, known in self._names.items():
             if known == instrument:
                 return native

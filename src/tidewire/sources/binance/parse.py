@@ -11,7 +11,7 @@ import polars as pl
 
 from tidewire.collect import Frame, Outcome, Parsed
 from tidewire.records.instrument import canonical, uid
-from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
+from tidewire.records.market import AggTrade, Instrument, Kline, Quote, Ticker, Trade
 from tidewire.sources.binance import wire
 
 VENUE = "BINANCE"
@@ -182,6 +182,43 @@ def _past_trades(replies: list[list[wire.PastTrade]], frames: Sequence[Frame], n
     return parsed
 
 
+def _agg_columns(data: Sequence[wire.AggTradeData | wire.PastAggTrade]) -> dict[str, Any]:
+    at = _micros([trade.T for trade in data])
+    return {
+        "event_time": at.cast(AggTrade.type.schema["event_time"]),
+        "public_at": at.cast(AggTrade.type.schema["public_at"]),
+        "sequence": [trade.a for trade in data],
+        "price": [trade.p for trade in data],
+        "size": [trade.q for trade in data],
+        "side": ["sell" if trade.m else "buy" for trade in data],
+        "first_trade": [_or_unknown(trade.f) for trade in data],
+        "last_trade": [_or_unknown(trade.l) for trade in data],
+    }
+
+
+def _agg_trades(messages: list[wire.AggTradeMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:
+    data = [message.data for message in messages]
+    columns = {"instrument": _instrument([trade.s for trade in data], names), **_agg_columns(data)}
+    return [Parsed(AggTrade.type, columns, frames)]
+
+
+def _past_agg_trades(replies: list[list[wire.PastAggTrade]], frames: Sequence[Frame], names: Names) -> list[Parsed]:
+    """Aggregates asked for by id or time."""
+    parsed: list[Parsed] = []
+    for trades, frame in zip(replies, frames, strict=True):
+        if not trades:
+            continue
+        count = len(trades)
+        columns = {"instrument": _instrument([_asked(frame, "symbol")] * count, names), **_agg_columns(trades)}
+        parsed.append(Parsed(AggTrade.type, columns, [frame] * count, list(range(count)), past=True))
+    return parsed
+
+
+def _or_unknown(ident: int) -> int | None:
+    """Binance writes -1 where an aggregate has no trades of its own."""
+    return None if ident < 0 else ident
+
+
 def _asked(frame: Frame, name: str) -> str:
     """A parameter of the request that a frame answers."""
     return parse_qs(urlsplit(frame.origin.request[4:]).query).get(name, [""])[0]
@@ -329,6 +366,8 @@ _EXCHANGE_INFO = msgspec.json.Decoder(wire.ExchangeInfo)
 
 _FORMS: dict[str, _Form[Any]] = {
     "trade": _Form(wire.TradeMessage, _trades),
+    "aggTrade": _Form(wire.AggTradeMessage, _agg_trades),
+    "aggTrades": _Form(list[wire.PastAggTrade], _past_agg_trades),
     "bookTicker": _Form(wire.QuoteMessage, _quotes),
     "kline": _Form(wire.KlineMessage, _klines),
     "ticker": _Form(wire.TickerMessage, _tickers),
