@@ -75,22 +75,25 @@ class DeepHistory:
         self._level = level
         self._at_end = int(self._waves(np.zeros(1, dtype=np.int64))[0])
 
-    def place(self, ms: int) -> int:
-        """How many trades happened before ``ms``, at most ``end_ms``."""
-        place = (ms - self._begin_ms) // HISTORY_GAP_MS
-        if place < 0 or place >= self.count:
-            return self.count if place >= self.count else 0
-        return place + int(self.columns(place, place + 1).times[0] < ms)
+    def places(self, ms: Ints) -> Ints:
+        """How many trades happened before each of these times, which are at most ``end_ms``."""
+        slots = np.clip((ms - self._begin_ms) // HISTORY_GAP_MS, 0, self.count)
+        return slots + ((slots < self.count) & (self._times(slots, self._words(slots)) < ms))
+
+    def _words(self, places: Ints) -> _Words:
+        return _mixed((self.count - places).astype(np.uint64) ^ self._salt)
+
+    def _times(self, places: Ints, words: _Words) -> Ints:
+        return self._begin_ms + places * HISTORY_GAP_MS + jitter(words)
 
     def columns(self, low: int, high: int) -> Columns:
         """The trades at places ``low`` to ``high`` (exclusive)."""
         places = np.arange(low, high, dtype=np.int64)
         back = self.count - places
-        words = _mixed(back.astype(np.uint64) ^ self._salt)
+        words = self._words(places)
         maker = makers(words)
         levels = np.maximum(self._level + self._waves(back) - self._at_end, 1)
-        times = self._begin_ms + places * HISTORY_GAP_MS + jitter(words)
-        return Columns(times, levels * self._gap + np.where(maker, 0, 1), steps(words), maker)
+        return Columns(self._times(places, words), levels * self._gap + np.where(maker, 0, 1), steps(words), maker)
 
     def _waves(self, back: Ints) -> Ints:
         """Each octave: random heights, straight lines between them; the longer the higher, as in a random walk."""

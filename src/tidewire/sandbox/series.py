@@ -140,9 +140,13 @@ class History:
 
     def place(self, ms: int) -> int:
         """How many trades happened before ``ms``."""
-        if ms <= self._deep.end_ms:
-            return self._deep.place(ms)
-        return self._deep.count + int(np.searchsorted(self._times, ms))
+        return self.places([ms])[0]
+
+    def places(self, times: Sequence[int]) -> list[int]:
+        """How many trades happened before each of these times."""
+        ms = np.asarray(times, dtype=np.int64)
+        old = self._deep.places(np.minimum(ms, self._deep.end_ms))
+        return (old + np.searchsorted(self._times, ms)).tolist()
 
     def columns(self, low: int, high: int) -> Columns:
         """The trades at places ``low`` to ``high`` (exclusive)."""
@@ -182,7 +186,7 @@ class History:
             end = begin + 1
             while end < len(edges) - 1 and edges[end + 1] - edges[begin] <= _AT_ONCE_MS:
                 end += 1
-            found += self._bars([self.place(edge) for edge in edges[begin : end + 1]])
+            found += self._bars(self.places(edges[begin : end + 1]))
             begin = end
         return found
 
