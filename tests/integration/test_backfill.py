@@ -11,6 +11,8 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,10 @@ def answered(status: int) -> float:
 
 
 async def born(directory: Path) -> asyncio.subprocess.Process:
-    log = (directory / "errors.log").open("ab")
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tidewire", "up", "config.yaml", "--quiet"), cwd=directory, stdout=log, stderr=log
-    )
+    with (directory / "errors.log").open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tidewire", "up", "config.yaml", "--quiet"), cwd=directory, stdout=log, stderr=log
+        )
 
 
 async def one_that_is_killed(directory: Path, chance: random.Random, most: int) -> None:
@@ -106,8 +108,6 @@ async def one_that_ends(directory: Path) -> list[dict[str, Any]]:
 
 
 def micros(text: str) -> int:
-    from datetime import datetime
-
     return round(datetime.fromisoformat(text).timestamp()) * 1_000_000
 
 
@@ -154,7 +154,9 @@ def check_trades(store: duckdb.DuckDBPyConnection, row: dict[str, Any]) -> int:
     return count
 
 
-async def test_history_is_complete_and_once_each_whenever_it_is_killed(tmp_path: Path) -> None:
+async def test_history_is_complete_and_once_each_whenever_it_is_killed(
+    tmp_path: Path, did: Callable[[object], None]
+) -> None:
     began = time.monotonic()
     names = symbol_names(SYMBOLS)
     limits = LimitConfig(weight_per_minute=WEIGHT)
@@ -181,7 +183,7 @@ async def test_history_is_complete_and_once_each_whenever_it_is_killed(tmp_path:
     finally:
         await sandbox.stop()
     replies = answered(200) - asked
-    print(  # noqa: T201 - the figures are what a long run is for
-        f"\n{SYMBOLS} symbols x {DAYS} days: {bars:,} bars, {trades:,} aggregates, {KILLS} kills, {replies:,.0f} "
+    did(
+        f"{SYMBOLS} symbols x {DAYS} days: {bars:,} bars, {trades:,} aggregates, {KILLS} kills, {replies:,.0f} "
         f"replies, {answered(429) - refused:.0f} times 429, {time.monotonic() - began:.0f} s"
     )
