@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
@@ -288,8 +289,12 @@ class Product:
         """The market pauses, the API is looked at, some time goes by; then the market may go on for a moment."""
         self.sandbox.pause()
         before = dict(self.shown)
-        sees = lambda: self._sees_more(session, life, before)  # noqa: E731
-        await until(sees, "the API shows what came", self.plan.look_s, 0.005)
+        await until(
+            functools.partial(self._sees_more, session, life, before),
+            "the API shows what came",
+            self.plan.look_s,
+            0.005,
+        )
         await self._some_time(self.plan.linger_s)
         if self.chance.random() < 0.5:
             self.sandbox.play()

@@ -181,7 +181,9 @@ def position_before_rows() -> None:
             self.book.journal(batch.lineage.journal)
         self.book._write_positions(moves)
         self._connection.commit()
-        time.sleep(0.4)  # most of a life passes here, so that most kills come here
+        # The fault's own width, in the store's thread; nothing is timed by it. Most of a life passes here, so that
+        # most kills come here.
+        time.sleep(0.4)
         self._connection.begin()
         return real(self, batches)
 

@@ -103,7 +103,8 @@ async def test_faults(tmp_path: Path, did: Callable[[object], None]) -> None:
             await scene(product)
             product.runs(life)
             product.sandbox.faults = Faults()
-            await product.flowing(life, 500, within_s=180)  # the longer nobody answered, the longer it waits
+            # The longer nobody answered, the longer a client waits for its next attempt, up to a minute.
+            await product.flowing(life, 500, within_s=max(60.0, 2 * SCENE_S))
         await until(lambda: product.look(session, life), "the API shows trades and quotes", 60)
         await product.finish(session, life)
     await product.reckon()
