@@ -106,6 +106,9 @@ def repair(file: SegmentFile, tail: Tail, files: Files, segment_bytes: int) -> i
         files.sync(descriptor)
         files.allocate(descriptor, segment_bytes)
         files.sync(descriptor)
+        # The writer before may have died right after it gave the segment its name: what is accepted into it now must
+        # not lose that name.
+        files.sync_directory(file.path.parent)
     except BaseException:
         files.close(descriptor)
         raise

@@ -153,3 +153,40 @@ async def test_mutant_that_believes_the_page_cache(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(journal_module, "repair", repair)
     with pytest.raises((AssertionError, JournalError)):
         await _after_a_failed_sync(tmp_path)
+
+
+class DiesWithoutItsName(SpyFiles):
+    """Once, the process ends between giving a new segment its name and having the directory on disk."""
+
+    dies = False
+
+    def sync_directory(self, path: Path) -> None:
+        if self.dies:
+            self.dies = False
+            raise broken_disk()
+        super().sync_directory(path)
+
+
+async def _accept_until_it_fails(trial: Trial, chance: random.Random) -> None:
+    for _ in range(100):  # a segment holds far fewer
+        trial.append(chance)
+        await trial.journal.accept(trial.journal.head)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_name_that_the_process_before_did_not_bring_to_disk_is_brought_there(tmp_path: Path, seed: int) -> None:
+    """The next process accepts frames into that segment: their name must not go with the next power cut."""
+    trial, chance = Trial(tmp_path, DiesWithoutItsName), random.Random(seed)
+    await trial.open()
+    trial.append(chance)
+    await trial.journal.drain()
+    files = trial.files
+    assert isinstance(files, DiesWithoutItsName)
+    files.dies = True
+    with pytest.raises(JournalFailed):
+        await _accept_until_it_fails(trial, chance)
+    await trial.reopen()
+    trial.append(chance)
+    await trial.journal.drain()
+    await trial.cut_as_it_is(chance)
+    await trial.journal.close()
