@@ -48,6 +48,7 @@ sources:
       quote: {symbols: [BTCUSDT, ETHUSDT, SOLUSDT]}
       kline: {symbols: [BTCUSDT, ETHUSDT, SOLUSDT], intervals: [1s, 1m], history: 60}
       ticker: {update_interval: 1s}
+      order_book: {symbols: [BTCUSDT, ETHUSDT], depth: 5, update_interval: 100ms, deltas: true}
 """
 UNLIMITED = LimitConfig(weight_per_minute=10_000_000, connections_per_5_minutes=100_000)
 

@@ -29,7 +29,7 @@ from tidewire.serve import openapi, pages, problems
 from tidewire.serve.params import LATEST, READ
 from tidewire.serve.platform import ServeConfig
 from tidewire.serve.render import FORMATS
-from tidewire.sources.binance.collectors import COLLECTORS
+from tidewire.sources.binance.app import COLLECTORS
 from tidewire.store.config import StoreConfig
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")

@@ -3,8 +3,11 @@
 The names here are the plugin interface: a source needs nothing else but `tidewire.records`.
 """
 
-from tidewire.collect.app import App, Context, Health
+from tidewire.collect.app import NOTE, App, Context, Health
 from tidewire.collect.assemble import Assembler
+from tidewire.collect.book import Book, Level
+from tidewire.collect.books import Books, BookSettings, doubt_note, settings_note, time_note
+from tidewire.collect.booksync import BookSync, BookUpdate, ById, ByPrevious, Continuity
 from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.collector import Collector, CollectorStatus
 from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo, read, seconds
@@ -13,7 +16,7 @@ from tidewire.collect.cursors import Cursors
 from tidewire.collect.feed import Feed
 from tidewire.collect.fill import Filler, GapLedger, Missing, OpenGap, Range, told_of
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
-from tidewire.collect.parser import Outcome, Parsed, Parser, unreadable
+from tidewire.collect.parser import Ask, Outcome, Parsed, Parser, Stateful, unreadable
 from tidewire.collect.pump import Pump, PumpConfig
 from tidewire.collect.registry import AppRegistry, Found
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration
@@ -23,15 +26,25 @@ from tidewire.collect.ws import WsClient, WsConfig, WsState
 from tidewire.journal import Frame
 
 __all__ = [
+    "NOTE",
     "Api",
     "App",
     "AppRegistry",
+    "Ask",
     "Assembler",
+    "Book",
+    "BookSettings",
+    "BookSync",
+    "BookUpdate",
+    "Books",
     "Budgets",
+    "ById",
+    "ByPrevious",
     "Carried",
     "Collector",
     "CollectorStatus",
     "Context",
+    "Continuity",
     "Cron",
     "Cursors",
     "Every",
@@ -44,6 +57,7 @@ __all__ = [
     "Health",
     "HttpClient",
     "HttpConfig",
+    "Level",
     "Limits",
     "Missing",
     "OpenGap",
@@ -60,6 +74,7 @@ __all__ = [
     "Section",
     "SourceConfig",
     "SourceInfo",
+    "Stateful",
     "StreamWatch",
     "Timer",
     "TimerStatus",
@@ -67,9 +82,12 @@ __all__ = [
     "WsClient",
     "WsConfig",
     "WsState",
+    "doubt_note",
     "parse_duration",
     "read",
     "seconds",
+    "settings_note",
+    "time_note",
     "told_of",
     "unreadable",
 ]

@@ -26,6 +26,9 @@ from tidewire.records.clock import Clock, Rng, UpstreamClock
 from tidewire.records.event import notice
 from tidewire.records.instrument import InstrumentBook
 
+NOTE = "NOTE"
+"""The request of a frame that was not received: a collector's note to its parser."""
+
 _log = telemetry.log("collect")
 _up = telemetry.gauge("source_up", "Whether a source was started and not stopped", ("source",))
 
@@ -200,6 +203,10 @@ class App(ABC):
         sequence = context.journal.append(origin, reply.body, cursor=encoded, wall_ns=reply.received_ns)
         await context.journal.accept(sequence)
         return sequence
+
+    def note(self, collector: str, payload: bytes) -> None:
+        """Tell the parser something through the journal, where its place among the frames is part of what it says."""
+        self.context.journal.append(Origin(self.name, collector, NOTE), payload)
 
     # -- events -----------------------------------------------------------------------------------------------
 

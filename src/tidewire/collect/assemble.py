@@ -19,7 +19,7 @@ import xxhash
 from tidewire import telemetry
 from tidewire.collect import control, decision
 from tidewire.collect.decision import FRAME
-from tidewire.collect.parser import Outcome, Parsed, Parser
+from tidewire.collect.parser import Ask, Outcome, Parsed, Parser
 from tidewire.errors import ParseError
 from tidewire.journal import Frame, Kind
 from tidewire.records.batch import (
@@ -40,6 +40,7 @@ from tidewire.records.ops import Quarantined
 from tidewire.records.record import RecordType, types
 
 SHOWN_BYTES = 2_000
+_HOUR_NS = HOUR_US * 1_000
 
 _log = telemetry.log("collect")
 _rows = telemetry.counter("parse_rows", "Rows parsed from frames", ("source", "type"))
@@ -54,6 +55,12 @@ class Assembler:
         self._parsers = parsers
         self._lanes = lanes
         self._positions: dict[Stream, int] = {}
+        self._asks: list[tuple[str, Ask]] = []
+
+    @property
+    def parsers(self) -> Mapping[str, Parser]:
+        """What turns frames into rows, by source."""
+        return self._parsers
 
     def start(self, positions: Mapping[Stream, int], oldest: int = 1) -> int:
         """Continue these positions; returns the frame after which to read.
@@ -84,6 +91,11 @@ class Assembler:
         batches = [batch for name, parts in built.items() for batch in self._batches(name, parts, last)]
         batches += self._chatter(chatter, last)
         return batches
+
+    def asks(self) -> list[tuple[str, Ask]]:
+        """What parsers want of their sources since the last call: the source and what it is asked for."""
+        asks, self._asks = self._asks, []
+        return asks
 
     def marks(self, last: Frame, until_ns: int = 0) -> list[Batch]:
         """Progress marks: empty batches that bring every stream to ``last``.
@@ -120,6 +132,7 @@ class Assembler:
                 for name, states in reading.states.items():
                     built.setdefault(name, []).append(_Rows.of_states(states))
                 chatter.add(source, reading)
+                self._asks += [(source, ask) for ask in reading.outcome.asks]
 
     def _batches(self, name: str, parts: list[_Rows], last: Frame) -> list[Batch]:
         whole = parts[0] if len(parts) == 1 else _concat(parts)
@@ -330,12 +343,13 @@ class _Chatter:
     """Frames that came to no rows, and decisions about such."""
 
     def __init__(self) -> None:
-        self._control: list[tuple[str, Frame]] = []
+        self._rowless: dict[str, list[tuple[str, Frame]]] = {"control": [], "folded": []}
         self._unreadable: list[tuple[str, Frame, str]] = []
         self._states: list[dict[str, Any]] = []
 
     def add(self, source: str, reading: Reading) -> None:
-        self._control += [(source, frame) for frame in reading.outcome.control]
+        self._rowless["control"] += [(source, frame) for frame in reading.outcome.control]
+        self._rowless["folded"] += [(source, frame) for frame in reading.outcome.folded]
         for frame, why in reading.outcome.unreadable:
             self._unreadable.append((source, frame, why))
             _bad.labels(source).inc()
@@ -343,11 +357,13 @@ class _Chatter:
 
     def after(self, position: int, journal: str) -> tuple[Counter[Fate], pl.DataFrame | None]:
         fates: Counter[Fate] = Counter()
-        for source, frame in self._control:
-            if frame.sequence > position:
-                hour = frame.wall_ns // 1_000 // HOUR_US * HOUR_US
-                fates[Fate(source, hour, "received")] += 1
-                fates[Fate(source, hour, "control")] += 1
+        for fate, frames in self._rowless.items():
+            hours = Counter(
+                (source, frame.wall_ns // _HOUR_NS) for source, frame in frames if frame.sequence > position
+            )
+            for (source, hour), count in hours.items():
+                fates[Fate(source, hour * HOUR_US, "received")] += count
+                fates[Fate(source, hour * HOUR_US, fate)] += count
         rejected: list[dict[str, Any]] = []
         for source, frame, why in self._unreadable:
             if frame.sequence > position:

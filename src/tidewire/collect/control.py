@@ -61,7 +61,14 @@ class GapTold(msgspec.Struct, frozen=True, tag_field="event", tag="gap"):
     detail: str | None = None
 
 
-Act = Resumed | Noted | GapTold
+class Known(msgspec.Struct, frozen=True, tag_field="event", tag="state"):
+    """What the parser of the frame's source knew after frame ``after``: its state, zstd."""
+
+    after: int
+    state: bytes
+
+
+Act = Resumed | Noted | GapTold | Known
 
 _decoder = msgspec.json.Decoder(Act)
 
@@ -80,7 +87,7 @@ def parse(frame: Frame) -> Outcome:
     if isinstance(act, GapTold):
         told = {name: [value] for name, value in msgspec.structs.asdict(act).items()}
         return Outcome(parsed=[Parsed(Gap.type, {**told, "public_at": [frame.wall_ns // 1_000]}, [frame])])
-    if isinstance(act, Noted) or not act.streams:
+    if isinstance(act, (Noted, Known)) or not act.streams:
         return Outcome(control=[frame])
     since = act.since_ns // 1_000
     count = len(act.streams)

@@ -28,7 +28,8 @@ class Feed:
     """One WebSocket connection of a source, kept up and journaled.
 
     ``subscribe(client)`` is called for each new connection and sends what brings the streams. ``carries`` lists the
-    streams that only this connection's breaks can show the gaps of (types without sequence or grid).
+    streams that only this connection's breaks can show the gaps of (types without sequence or grid). ``lost()`` is
+    called when a connection ends.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Feed:
         *,
         subscribe: Callable[[WsClient], None],
         carries: Sequence[control.Carried] = (),
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._source = source
         self._context = context
         self._url = url
         self._subscribe = subscribe
         self._carries = tuple(carries)
+        self._lost = lost
         self._origin = Origin(source, "stream", url)
         self._lost_ns = context.down_since_ns
         self._lost_because = "down"
@@ -114,6 +117,8 @@ class Feed:
     def _turn(self, state: WsState) -> None:
         if not state.connected:
             self.last_error = state.reason
+            if state.connection:
+                self._lost()
             if self._lost_ns is None and state.connection:
                 self._lost_ns = self.client.last_frame_ns or state.since_ns
                 self._lost_because = "silence" if "silence" in state.reason else "disconnect"

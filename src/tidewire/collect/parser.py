@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tidewire.errors import ParseError
 from tidewire.journal import Frame
@@ -29,19 +29,34 @@ class Parsed:
     past: bool = False
 
 
+class Ask(NamedTuple):
+    """What a parser wants of its source: published as the event ``control.<what>`` where frames are parsed live."""
+
+    what: str
+    facts: Mapping[str, Any]
+
+
 @dataclass
 class Outcome:
-    """What a parser made of some frames: rows, frames that carry no rows, frames it could not read and why."""
+    """What a parser made of some frames.
+
+    Rows; frames that carry no rows; frames that went into rows of later frames (updates of an order book); frames it
+    could not read and why; what it wants of the source.
+    """
 
     parsed: list[Parsed] = field(default_factory=list[Parsed])
     control: list[Frame] = field(default_factory=list[Frame])
+    folded: list[Frame] = field(default_factory=list[Frame])
     unreadable: list[tuple[Frame, str]] = field(default_factory=list[tuple[Frame, str]])
+    asks: list[Ask] = field(default_factory=list[Ask])
 
     def add(self, more: Outcome) -> None:
         """Take in the outcome of other frames."""
         self.parsed += more.parsed
         self.control += more.control
+        self.folded += more.folded
         self.unreadable += more.unreadable
+        self.asks += more.asks
 
 
 class Parser(Protocol):
@@ -52,6 +67,26 @@ class Parser(Protocol):
 
     def parse(self, frames: Sequence[Frame]) -> Outcome:
         """Parse frames of kind data. Bytes that cannot be read go to `Outcome.unreadable`."""
+        ...
+
+
+class Stateful(Parser, Protocol):
+    """A parser whose rows depend on frames long before them, as an order book's do.
+
+    Its state is written into the journal now and then, so that whoever begins in the middle need not read it from its
+    beginning (`tidewire.collect.state`).
+    """
+
+    def follow(self, frames: Sequence[Frame]) -> None:
+        """Take in frames whose rows are known already."""
+        ...
+
+    def state(self) -> bytes:
+        """What is known after the frames so far; empty if that is nothing."""
+        ...
+
+    def resume(self, state: bytes) -> None:
+        """Know what `state` said; `ParseError` when it is not understood."""
         ...
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from tidewire import telemetry
 from tidewire.bus import Bus
+from tidewire.collect import state
 from tidewire.collect.assemble import Assembler
 from tidewire.journal import Frame, Journal
 from tidewire.records.batch import Batch, Stream
 from tidewire.records.clock import Clock
-from tidewire.records.event import data_event
+from tidewire.records.event import Event, data_event
 
 _lag = telemetry.gauge("pump_lag_frames", "Accepted frames that are not parsed yet")
 _seconds = telemetry.histogram("pump_step_seconds", "Time to parse one step and have its batches accepted")
@@ -44,6 +45,7 @@ class Pump:
         self._clock = clock
         self._config = config or PumpConfig()
         self._marked_ns = 0
+        self._state_at: int | None = None
         self.position = 0
 
     async def run(self, positions: Mapping[Stream, int]) -> None:
@@ -87,9 +89,22 @@ class Pump:
         if began - self._marked_ns >= self._config.mark_ms * 1e6:
             batches += self._assembler.marks(frames[-1])
             self._marked_ns = began
+        self._ask(frames[-1])
+        if self._state_at is None or self.position - self._state_at >= state.CHECKPOINT_FRAMES:
+            state.write(self._journal, self._assembler.parsers, frames[-1])
+            self._state_at = self.position
         await self._publish(batches)
         _lag.set(self._journal.accepted - self.position)
         _seconds.observe((self._clock.mono_ns() - began) / 1e9)
+
+    def _ask(self, last: Frame) -> None:
+        """Tell the sources what their parsers want; who does not hear it is asked again."""
+        for number, (source, ask) in enumerate(self._assembler.asks()):
+            subject = f"control.{ask.what}"
+            trace = f"{self._journal.uuid[:8]}-{last.sequence:x}"
+            name = f"{subject}.{source}.{trace}.{number}"
+            facts = {"source": source, **ask.facts}
+            self._bus.offer(Event(name, subject, source, self._clock.wall_ns(), 1, trace, facts))
 
     async def _publish(self, batches: list[Batch]) -> None:
         now = self._clock.wall_ns()

@@ -70,6 +70,8 @@ class SeriesWatch:
     def __init__(self, kind: RecordType) -> None:
         self.kind = kind
         self._order = kind.order or ""
+        # Of types whose key says more, one message brings several rows with the same order value.
+        self._shared = not set(kind.key) <= {*kind.series, self._order}
         self._marks: dict[Series, _Mark] = {}
         self._open: dict[Series, list[tuple[int, int, Hole]]] = {}
         self._history: deque[pl.DataFrame] = deque()
@@ -116,10 +118,14 @@ class SeriesWatch:
         names = self.kind.series
         columns = [rows.get_column(name) for name in names]
         if all((column == column[0]).all() for column in columns):
-            yield tuple(column[0] for column in columns), _group_of(rows, self._order)
+            yield tuple(column[0] for column in columns), _group_of(rows, self._order, shared=self._shared)
             return
         width = len(names)
-        for row in rows.group_by(names, maintain_order=True).agg(*_summary(pl.col(self._order))).iter_rows():
+        for row in (
+            rows.group_by(names, maintain_order=True)
+            .agg(*_summary(pl.col(self._order), shared=self._shared))
+            .iter_rows()
+        ):
             yield row[:width], _Group(*row[width:])
 
     def _is_contiguous(self, series: Series, mark: _Mark | None, group: _Group) -> bool:
@@ -307,7 +313,7 @@ class _Group:
     event_us: int
 
 
-def _group_of(rows: pl.DataFrame, name: str) -> _Group:
+def _group_of(rows: pl.DataFrame, name: str, *, shared: bool) -> _Group:
     """The summary of rows that are all of one series, without starting the query engine."""
     order = rows.get_column(name).to_physical()
     event_us = int(rows.get_column("event_time").to_physical()[-1])
@@ -316,17 +322,23 @@ def _group_of(rows: pl.DataFrame, name: str) -> _Group:
         return _Group(0, 0, len(order), nulls, grows=False, event_us=event_us)
     numbers = order.to_numpy()
     grows = bool((numbers[1:] > numbers[:-1]).all())
+    if shared and not grows:
+        frames = rows.get_column("frame").to_numpy()
+        steps, within = np.diff(numbers), np.diff(frames) == 0
+        grows = bool(((steps > 0) | (within & (steps == 0))).all())
     return _Group(int(numbers[0]), int(numbers[-1]), len(order), 0, grows, event_us)
 
 
-def _summary(order: pl.Expr) -> list[pl.Expr]:
+def _summary(order: pl.Expr, *, shared: bool) -> list[pl.Expr]:
     number = order.to_physical()
+    step = number.diff()
+    grows = (step > 0) | ((step == 0) & (pl.col("frame").diff() == 0)) if shared else step > 0
     return [
         number.first().fill_null(0).alias("_first"),
         number.last().fill_null(0).alias("_last"),
         pl.len().alias("_count"),
         order.null_count().alias("_nulls"),
-        (number.diff().min().fill_null(1) > 0).alias("_grows"),
+        grows.all().alias("_grows"),
         pl.col("event_time").last().to_physical().alias("_event"),
     ]
 

@@ -145,15 +145,19 @@ class Kline(MarketRecord, order="open_time", final="final"):
         return pl.col("close_time") > pl.col("open_time")
 
 
-class OrderBook(MarketRecord, instant=True, order="sequence"):
+class OrderBook(MarketRecord, instant=True, order="sequence", final="valid", folded=True):
     """A snapshot of the best N levels of each side, best first."""
 
     sequence = Sequence("The venue's update id of the snapshot.", key=True)
-    depth = Count("How many levels a side were asked for.")
+    depth = Count("How many levels a side were asked for.", key=True)
     bid_prices = Prices("Bid prices, highest first.", unit=QUOTE)
     bid_sizes = Sizes("Sizes at the bid prices.", unit=BASE)
     ask_prices = Prices("Ask prices, lowest first.", unit=QUOTE)
     ask_sizes = Sizes("Sizes at the ask prices.", unit=BASE)
+    # Nullable only because tables without the column exist.
+    valid = Flag(
+        "Whether the book is in step with its venue; one that is not has no levels, and is not stored.", nullable=True
+    )
 
     @rule
     def book_not_crossed(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
@@ -167,7 +171,7 @@ class OrderBook(MarketRecord, instant=True, order="sequence"):
         return bids & (pl.col("ask_prices").list.len() == pl.col("ask_sizes").list.len())
 
 
-class BookDelta(MarketRecord, instant=True, order="sequence", series=("source", "instrument")):
+class BookDelta(MarketRecord, instant=True, order="sequence", series=("source", "instrument"), folded=True):
     """One changed level of an order book; size 0 removes the level."""
 
     sequence = Sequence("The venue's update id the change belongs to.", key=True)

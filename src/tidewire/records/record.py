@@ -58,6 +58,7 @@ class RecordType:
         self.contiguous = options.contiguous
         self.instant = options.instant
         self.reference = options.reference
+        self.folded = options.folded
         self._series = options.series
         self.name = re.sub(r"(?<!^)(?=[A-Z])", "_", record.__name__).lower()
         self.family = record.__module__.rpartition(".")[2]
@@ -177,6 +178,7 @@ class Options:
     series: tuple[str, ...] = ()
     instant: bool = False
     reference: bool = False
+    folded: bool = False
 
 
 _TYPES: dict[str, RecordType] = {}
@@ -195,6 +197,7 @@ class Record(Schema):
     - ``final``: a Flag column; rows where it is false are forming, they live on the bus and in the cache only;
     - ``reference``: a small table of definitions: a row is compared with all rows ever stored, so a definition that
       did not change is a duplicate and one that did is a revision;
+    - ``folded``: a row follows from many frames, not from its own alone, so an audit counts rows and names none;
     - ``abstract``: no type of its own.
     """
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tidewire.collect import Cursors
 from tidewire.collect.control import Noted, encode
+from tidewire.collect.state import LOOK_BACK_FRAMES
 from tidewire.errors import ConfigError, JournalTrimmed, NotFound
 from tidewire.journal import (
     Archive,
@@ -28,7 +29,7 @@ from tidewire.records.record import types
 from tidewire.runtime.config import ArchiveSection, Config, size
 from tidewire.store.protocol import Store
 
-WARM_UP_FRAMES = 2 * WINDOW_FRAMES
+WARM_UP_FRAMES = 2 * WINDOW_FRAMES + LOOK_BACK_FRAMES
 """What the pipe may read again before its positions, when it begins."""
 
 

@@ -35,6 +35,7 @@ def demo_config(url: str, directory: Path, port: int) -> Loaded:
                 "quote": {"symbols": SYMBOLS},
                 "kline": {"symbols": SYMBOLS, "intervals": ["1m", "5m", "1h"]},
                 "ticker": {"update_interval": "5s"},
+                "order_book": {"symbols": SYMBOLS},
             },
         },
         SourceConfig,

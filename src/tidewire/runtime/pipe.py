@@ -16,6 +16,7 @@ from tidewire import telemetry
 from tidewire.bus import Bus, Consumer
 from tidewire.bus import Hole as Skipped
 from tidewire.collect import Assembler, Parser, Pump, PumpConfig
+from tidewire.collect.state import restore, stateful
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
 from tidewire.journal import Frame, Journal
 from tidewire.process.breaker import BreakerConfig
@@ -137,7 +138,10 @@ class Pipe:
         await seed(self.processor, self._store)
         parsers = await self._parsers()
         await self._warm(positions, parsers)
+        if stateful(parsers):  # what they learned there is past what is parsed next
+            parsers = await self._parsers()
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
+        await asyncio.to_thread(restore, self._journal, parsers, assembler.start(positions, self._journal.first))
         pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump)
         stage = ProcessStage(self._bus, self.processor, self._clock)
         queue = self._config.queue
@@ -157,6 +161,7 @@ class Pipe:
         last = max(positions.values(), default=0)
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
         after = max(0, (last // WINDOW_FRAMES - 1) * WINDOW_FRAMES)
+        await asyncio.to_thread(restore, self._journal, parsers, after)
         while after < last:
             frames = [frame for frame in self._journal.read(after, frames=4_096) if frame.sequence <= last]
             if not frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -271,19 +272,31 @@ def places_of(name: str, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def accounted(batches: Sequence[Batch], source: str) -> int:
-    """How many frames of a source came to anything: rows, rejects, or a note that they carry none."""
+    """How many frames of a source came to anything: rows, rejects, or a note that they carry none.
+
+    A folded frame may show a gap besides, and is counted twice then.
+    """
     frames = [pl.Series([], dtype=pl.Int64)]
     for batch in batches:
+        if batch.type.folded:
+            continue  # they follow from frames that are counted as folded, whichever frame they stand at
         rejected = fresh(batch.rejected)
         parts = [batch.rows, *([] if rejected is None else [rejected])]
         frames += [part.filter(pl.col("source") == source)["frame"] for part in parts]
-    return pl.concat(frames).n_unique() + control(batches, source)
+    return pl.concat(frames).n_unique() + rowless(batches, source).total()
 
 
-def control(batches: Iterable[Batch], source: str) -> int:
-    """How many frames of a source say themselves that they carry no rows."""
-    fates = (item for batch in batches for item in batch.fates.items())
-    return sum(count for fate, count in fates if (fate.source, fate.fate) == (source, "control"))
+def rowless(batches: Iterable[Batch], source: str) -> Counter[str]:
+    """How many frames of a source say themselves that they carry no rows, or went into rows of later ones."""
+    found = Counter[str]()
+    for batch in batches:
+        if batch.type is not Quarantined.type:  # that is where frames are counted
+            continue
+        for fate, count in batch.fates.items():
+            if fate.source == source and fate.fate in _ROWLESS:
+                found[fate.fate] += count
+    return found
 
 
+_ROWLESS = ("control", "folded")
 _NOTHING = nothing(Quarantined.type)

@@ -37,13 +37,13 @@ from tidewire.watch.compare import (
     accounted,
     compare,
     compare_quarantine,
-    control,
     judge,
     judge_after,
     nothing,
     parsed,
     places_of,
     repeated,
+    rowless,
 )
 from tidewire.watch.frames import Frames, HourReading, picked
 
@@ -227,6 +227,8 @@ class Tracer:
             while frames := await asyncio.to_thread(next, stretches, None):
                 await self._stretch(journal.uuid, frames, looked)
         for account in looked:
+            if known[account.spot.type].folded:
+                continue  # its rows follow from frames of other hours too: counted, not named
             account.traced.unread += [*reading.problems, *sorted(account.unread)]
             if not account.traced.unread:
                 await self._strays(account)
@@ -247,14 +249,14 @@ class Tracer:
             # What a frame that could not be read comes to today came in with a decision, if at all.
             rows = {name: one if name == Quarantined.type.name else one.without(whole) for name, one in rows.items()}
             for account in accounts:
-                if account.spot.source != source:
+                if account.spot.source != source or types()[account.spot.type].folded:
                     continue
                 account.stretches.append(stretch)
                 if account.spot.type == Quarantined.type.name:
                     numbers = pl.Series([frame.sequence for frame in own], dtype=pl.Int64)
                     await self._quarantine(account, stretch, rows, quarantine, numbers)
-                    account.fates["control"] += control(batches, source)
-                    account.fates["received"] += control(batches, source)
+                    none = rowless(batches, source)
+                    account.fates.update({**none, "received": none.total()})
                     self._no_fate(account, stretch, own, batches)
                 else:
                     await self._rows(account, stretch, rows, quarantine)
@@ -346,7 +348,7 @@ class Tracer:
 
     def _no_fate(self, account: _Account, stretch: Stretch, frames: list[Frame], batches: Sequence[Batch]) -> None:
         lacking = len(frames) - accounted(batches, stretch.source)
-        if not lacking:
+        if lacking <= 0:
             return
         traced = account.traced
         traced.counts["no_fate"] += lacking
@@ -360,7 +362,7 @@ class Tracer:
         """The frames that come to nothing, found by halves: which one it was is not told by what is counted."""
         if not frames or not room:
             return []
-        if accounted(self._evidence.assemble(stretch.journal, frames), stretch.source) == len(frames):
+        if accounted(self._evidence.assemble(stretch.journal, frames), stretch.source) >= len(frames):
             return []
         if len(frames) == 1:
             return frames

@@ -140,7 +140,7 @@ class Run:
         self.flaky = Flaky(store)
         self.bus = Leaky()
         self.now = stepping or Stepping()
-        self.made = 0
+        self.made = 0  # twice in each life of the pipe: to warm up, and to go on
         config = PipeConfig(QUICK, lanes=lanes, store_ms=5, store_rows=200, queue=32)
         self.pipe = Pipe(journal, self.bus, self.flaky, self.parsers, Hasty(), config)  # type: ignore[arg-type]
         self.task: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""Binance spot: instruments, trades, quotes, tickers and klines over REST and WebSocket.
+"""Binance spot: instruments, trades, quotes, tickers, klines and order books over REST and WebSocket.
 
 Documentation of the source: https://developers.binance.com/docs/binance-spot-api-docs
 """

@@ -1,9 +1,9 @@
-"""The Binance App: clients, limits, the feed that all collectors share."""
+"""The Binance App: clients, limits, the feeds that all collectors share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from tidewire.collect import (
     App,
     Budgets,
+    Carried,
     Context,
     Expected,
     Feed,
@@ -30,49 +31,66 @@ from tidewire.errors import ConfigError, InstrumentError, TerminalError, nearest
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import wire
-from tidewire.sources.binance.collectors import COLLECTORS, BinanceCollector
-from tidewire.sources.binance.parse import VENUE, BinanceParser, names_of
+from tidewire.sources.binance.collectors import (
+    BinanceCollector,
+    InstrumentCollector,
+    KlineCollector,
+    QuoteCollector,
+    TickerCollector,
+    TradeCollector,
+)
+from tidewire.sources.binance.markets import SPOT, Market
+from tidewire.sources.binance.order_book import OrderBookCollector
+from tidewire.sources.binance.parse import FORMS, BinanceParser, Form, names_of
 from tidewire.sources.binance.past import PAST, has_more
 
-REST_URL = "https://api.binance.com"
-STREAM_URL = "wss://stream.binance.com:9443"
-WEIGHT_PER_MINUTE = 6_000
-WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
 STREAMS_MAX = 1_024
 SUBSCRIBE_CHUNK = 200
+
+COLLECTORS: dict[str, type[BinanceCollector]] = {
+    "instrument": InstrumentCollector,
+    "trade": TradeCollector,
+    "quote": QuoteCollector,
+    "ticker": TickerCollector,
+    "kline": KlineCollector,
+    "order_book": OrderBookCollector,
+}
 
 
 class BinanceApp(App):
     """Binance spot."""
 
     name = "binance"
-    about = "Binance spot: instruments, trades, quotes, tickers, klines."
+    about = "Binance spot: instruments, trades, quotes, tickers, klines, order books."
+    market: ClassVar[Market] = SPOT
+    collectors: ClassVar[Mapping[str, type[BinanceCollector]]] = COLLECTORS
+    forms: ClassVar[Mapping[str, Form[Any]]] = FORMS
 
     def __init__(self, config: SourceConfig, context: Context) -> None:
         super().__init__(config, context)
         self._names: dict[str, str] = {}
-        self._base = (config.api.base_url or REST_URL).rstrip("/")
+        self._base = (config.api.base_url or self.market.rest_url).rstrip("/")
         limit = config.api.rate_limit
-        limits = Limits(limit.requests_per_second, limit.burst, WEIGHT_PER_MINUTE)
+        limits = Limits(limit.requests_per_second, limit.burst, self.market.weight_per_minute)
         headers = {"X-MBX-APIKEY": config.api.key} if config.api.key else {}
         http = HttpConfig(
-            weight_header=WEIGHT_HEADER,
+            weight_header=self.market.weight_header,
             proxy=config.api.proxy or None,
             headers=lambda: headers,
             clock=context.upstream,
         )
         self._http = HttpClient(context.clock, context.rng, http, Budgets(context.clock, limits))
-        self._feed: Feed | None = None
+        self._feeds: dict[str, Feed] = {}
 
     @classmethod
     def make_parser(cls, config: SourceConfig, instruments: InstrumentBook) -> BinanceParser:
         """A parser that knows the instruments of earlier runs."""
-        return BinanceParser(instruments.natives(VENUE))
+        return BinanceParser(instruments.natives(cls.market.venue), cls.market, cls.forms)
 
     @classmethod
     def check(cls, config: SourceConfig) -> None:
         """Every collector must be known and its section readable."""
-        _sections(config)
+        cls._sections(config)
         for name, url, schemes in (
             ("base_url", config.api.base_url, ("http", "https")),
             ("ws_url", config.api.ws_url, ("ws", "wss")),
@@ -83,52 +101,85 @@ class BinanceApp(App):
     # -- life -------------------------------------------------------------------------------------------------
 
     async def initialize(self) -> None:
-        """Load instruments, then prepare the feed with what the collectors want."""
-        for name, section in _sections(self.config).items():
-            self.register(COLLECTORS[name](name, self, section))
+        """Load instruments, then prepare a feed for each place that has streams the collectors want."""
+        for name, section in self._sections(self.config).items():
+            self.register(self.collectors[name](name, self, section))
         await super().initialize()
-        streams = [stream for collector in self._mine() for stream in collector.streams()]
+        wanted: dict[str, list[str]] = {}
+        carried: dict[str, list[Carried]] = {}
+        for collector in self._mine():
+            streams = collector.streams()
+            for stream in streams:
+                wanted.setdefault(self.market.path_of(stream), []).append(stream)
+            if streams:
+                carried.setdefault(self.market.path_of(streams[0]), []).extend(collector.carried())
+        base = (self.config.api.ws_url or self.market.stream_base(self._base)).rstrip("/")
+        self._feeds = {path: self._feed(base, path, streams, carried[path]) for path, streams in wanted.items()}
+
+    def _feed(self, base: str, path: str, streams: list[str], carried: list[Carried]) -> Feed:
         if len(streams) > STREAMS_MAX:
             raise ConfigError(f"collectors: {len(streams)} streams; one connection carries {STREAMS_MAX}.")
-        if streams:
-            carried = [stream for collector in self._mine() for stream in collector.carried()]
-            url = (self.config.api.ws_url or _stream_url(self._base)).rstrip("/") + "/stream"
-            config = WsConfig(name=self.name, proxy=self.config.api.proxy or None)
-            self._feed = Feed(
-                self.name, url, self.context, config, subscribe=lambda ws: _subscribe(ws, streams), carries=carried
-            )
+        name = self.name + path.removesuffix("/stream")
+        config = WsConfig(name=name, proxy=self.config.api.proxy or None)
+        return Feed(
+            self.name,
+            base + path,
+            self.context,
+            config,
+            subscribe=lambda ws: _subscribe(ws, streams),
+            carries=carried,
+            lost=lambda: self._lost(streams),
+        )
 
     async def start(self) -> None:
-        """Collectors first, then the feed."""
+        """Collectors first, then the feeds."""
         await super().start()
-        if self._feed is not None:
-            self._feed.start()
+        for feed in self._feeds.values():
+            feed.start()
 
     async def stop(self) -> None:
-        """Feed first: nothing may arrive for collectors that stopped."""
-        if self._feed is not None:
-            await self._feed.stop()
+        """Feeds first: nothing may arrive for collectors that stopped."""
+        for feed in self._feeds.values():
+            await feed.stop()
         await super().stop()
         await self._http.close()
 
     def health(self) -> Health:
         """A feed that should be up and is not is a problem of its own."""
         health = super().health()
-        if self._feed is None or health.state == "stopped" or self._feed.connected:
+        lost = {} if health.state == "stopped" else {p: feed for p, feed in self._feeds.items() if not feed.connected}
+        if not lost:
             return health
-        problem = f"stream: not connected: {self._feed.last_error or 'connecting'}"
-        state = "degraded" if self._feed.last_frame_ns else "starting" if not self._feed.last_error else "down"
-        return Health(state, (*health.problems, problem))
+        problems = [
+            f"stream{path.removesuffix('/stream')}: not connected: {feed.last_error or 'connecting'}"
+            for path, feed in lost.items()
+        ]
+        state = "degraded" if any(feed.last_frame_ns for feed in self._feeds.values()) else "down"
+        if state == "down" and not any(feed.last_error for feed in lost.values()):
+            state = "starting"
+        return Health(state, (*health.problems, *problems))
 
     def status(self) -> dict[str, Any]:
-        """Adds the feed."""
-        last = self._feed.last_frame_ns if self._feed else None
+        """Adds the feeds, taken together."""
+        feeds = self._feeds.values()
+        last = max((feed.last_frame_ns or 0 for feed in feeds), default=0)
         feed = {
-            "connected": self._feed.connected if self._feed else False,
+            "connected": bool(feeds) and all(feed.connected for feed in feeds),
             "last_frame": utc(last).isoformat() if last else None,
-            "connections": self._feed.client.connects if self._feed else 0,
+            "connections": sum(feed.client.connects for feed in feeds),
         }
         return {**super().status(), "feed": feed}
+
+    def _lost(self, streams: Sequence[str]) -> None:
+        for collector in self._mine():
+            mine = set(streams) & set(collector.streams())
+            if mine:
+                collector.lost(sorted(stream.partition("@")[0].upper() for stream in mine))
+
+    @property
+    def last_frame_ns(self) -> int | None:
+        """When the last message of any feed came."""
+        return max((feed.last_frame_ns or 0 for feed in self._feeds.values()), default=0) or None
 
     # -- gaps -------------------------------------------------------------------------------------------------
 
@@ -151,22 +202,28 @@ class BinanceApp(App):
         return await has_more(self, self._native_of(expected.instrument), expected, last)
 
     def reconnect(self, reason: str) -> None:
-        """A new connection subscribes to everything anew."""
-        if self._feed is not None:
-            self._feed.reconnect(reason)
+        """New connections subscribe to everything anew."""
+        for feed in self._feeds.values():
+            feed.reconnect(reason)
 
     # -- for the collectors -----------------------------------------------------------------------------------
 
     async def ask(
-        self, endpoint: str, params: Mapping[str, str] | None = None, *, weight: int, background: bool = False
+        self,
+        endpoint: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        weight: int | None = None,
+        background: bool = False,
     ) -> Reply:
-        """A REST call under the budget; one that can wait in the background."""
-        url = f"{self._base}/api/v3/{endpoint}"
+        """A REST call under the budget; one that can wait in the background. ``weight``: other than the market says."""
+        url = f"{self._base}{self.market.prefix}/{endpoint}"
+        weight = self.market.weight(endpoint, params or {}) if weight is None else weight
         return await self._http.get(url, params, weight=weight, background=background)
 
     def learn(self, body: bytes) -> None:
         """Take in an instrument list."""
-        self._names = names_of(msgspec.json.decode(body, type=wire.ExchangeInfo))
+        self._names = names_of(msgspec.json.decode(body, type=wire.ExchangeInfo), self.market)
         for native, instrument in self._names.items():
             self.context.instruments.add(instrument, native)
 
@@ -177,17 +234,22 @@ class BinanceApp(App):
         except InstrumentError:
             wanted = ""
         by_name = {instrument: native for native, instrument in self._names.items()}
-        for candidate in (wanted, f"{wanted.rpartition('.')[0]}.{VENUE}"):
+        for candidate in (wanted, f"{wanted.rpartition('.')[0]}.{self.market.venue}"):
             if candidate in by_name:
                 return by_name[candidate]
         bare = spelling.upper().replace("/", "").replace("-", "")
         if bare in self._names:
             return bare
-        raise ConfigError(f"symbols: Binance has no {spelling!r}.{nearest(bare, self._names)} Write e.g. BTCUSDT.")
+        example = "BTCUSD_PERP" if self.market.inverse else "BTCUSDT"
+        raise ConfigError(f"symbols: Binance has no {spelling!r}.{nearest(bare, self._names)} Write e.g. {example}.")
 
     def instrument(self, native: str) -> str:
         """Canonical id of Binance's spelling."""
         return self._names[native]
+
+    def instruments(self) -> list[str]:
+        """Canonical ids of all that is listed."""
+        return list(self._names.values())
 
     def _native_of(self, instrument: str) -> str:
         for native, known in self._names.items():
@@ -195,30 +257,23 @@ class BinanceApp(App):
                 return native
         raise TerminalError(f"Binance does not list {instrument} any more")
 
+    @classmethod
+    def _sections(cls, config: SourceConfig) -> dict[str, Section]:
+        """The enabled collectors' sections; instruments are always collected, everything needs them."""
+        sections: dict[str, Section] = {}
+        for name, data in {"instrument": {}, **config.collectors}.items():
+            if name not in cls.collectors:
+                valid = ", ".join(cls.collectors)
+                raise ConfigError(
+                    f"collectors.{name}: no such collector.{nearest(name, cls.collectors)} Valid: {valid}."
+                )
+            section = read(data or {}, cls.collectors[name].Config, f"collectors.{name}")
+            if getattr(section, "enabled", True):
+                sections[name] = section
+        return sections
+
     def _mine(self) -> list[BinanceCollector]:
         return [collector for collector in self.list() if isinstance(collector, BinanceCollector)]
-
-
-def _sections(config: SourceConfig) -> dict[str, Section]:
-    """The enabled collectors' sections; instruments are always collected, everything needs them."""
-    sections: dict[str, Section] = {}
-    for name, data in {"instrument": {}, **config.collectors}.items():
-        if name not in COLLECTORS:
-            valid = ", ".join(COLLECTORS)
-            raise ConfigError(f"collectors.{name}: no such collector.{nearest(name, COLLECTORS)} Valid: {valid}.")
-        where = f"collectors.{name}"
-        section = read(data or {}, COLLECTORS[name].Config, where)
-        if getattr(section, "enabled", True):
-            sections[name] = section
-    return sections
-
-
-def _stream_url(base: str) -> str:
-    """Binance's own stream host for its own REST host; a mirror or sandbox serves both on one."""
-    if base == REST_URL:
-        return STREAM_URL
-    parts = urlsplit(base)
-    return f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}"
 
 
 def _subscribe(client: WsClient, streams: list[str]) -> None:

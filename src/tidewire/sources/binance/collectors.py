@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tidewire.sources.binance.app import BinanceApp
 
 ALL_TICKERS_WEIGHT = 80
-KLINES_WEIGHT = 2
-EXCHANGE_INFO_WEIGHT = 20
 SILENCE = "5m"
 SILENCE_S_MIN = 10.0
 BAR_SILENCE_S = 60.0
@@ -45,6 +43,9 @@ class BinanceCollector(Collector):
     def expects(self) -> Sequence[Expected]:
         """Streams that should bring something all the time."""
         return ()
+
+    def lost(self, symbols: Sequence[str]) -> None:
+        """The connection that carried its streams of these symbols broke."""
 
     def symbols(self) -> Sequence[str]:
         """Configured symbols in any spelling."""
@@ -77,7 +78,7 @@ class InstrumentCollector(BinanceCollector):
 
     async def fetch(self) -> None:
         """One exchangeInfo."""
-        reply = await self.binance.ask("exchangeInfo", weight=EXCHANGE_INFO_WEIGHT)
+        reply = await self.binance.ask("exchangeInfo")
         await self.keep(reply)
         self.binance.learn(reply.body)
 
@@ -93,7 +94,7 @@ class TradeCollector(BinanceCollector):
         silence: str = SILENCE
 
         def __post_init__(self) -> None:
-            _checked_silence(self.silence)
+            checked_silence(self.silence)
 
     kind = "trade"
 
@@ -106,7 +107,7 @@ class TradeCollector(BinanceCollector):
 
     def expects(self) -> Sequence[Expected]:
         assert isinstance(self.config, TradeCollector.Config)
-        silence_s = _checked_silence(self.config.silence)
+        silence_s = checked_silence(self.config.silence)
         return [Expected("trade", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
 
 
@@ -121,7 +122,7 @@ class QuoteCollector(BinanceCollector):
         silence: str = SILENCE
 
         def __post_init__(self) -> None:
-            _checked_silence(self.silence)
+            checked_silence(self.silence)
 
     kind = "quote"
 
@@ -137,7 +138,7 @@ class QuoteCollector(BinanceCollector):
 
     def expects(self) -> Sequence[Expected]:
         assert isinstance(self.config, QuoteCollector.Config)
-        silence_s = _checked_silence(self.config.silence)
+        silence_s = checked_silence(self.config.silence)
         return [Expected("quote", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
 
 
@@ -201,7 +202,7 @@ class KlineCollector(BinanceCollector):
             for interval in self.config.intervals:
                 try:
                     params = {"symbol": symbol, "interval": interval, "limit": str(self.config.history)}
-                    await self.keep(await self.binance.ask("klines", params, weight=KLINES_WEIGHT))
+                    await self.keep(await self.binance.ask("klines", params))
                 except Exception as error:
                     self.report(error, f"history of {symbol} {interval}")
 
@@ -254,18 +255,9 @@ class _Named(msgspec.Struct):
 _NAMED = msgspec.json.Decoder(list[_Named])
 
 
-def _checked_silence(text: str) -> float:
+def checked_silence(text: str) -> float:
     """How long a stream may be silent, in seconds; a shorter time would only ask the venue all the time."""
     found = seconds(text, "silence")
     if found < SILENCE_S_MIN:
         raise ConfigError(f"silence {text!r}: write {SILENCE_S_MIN:g}s or more.")
     return found
-
-
-COLLECTORS: dict[str, type[BinanceCollector]] = {
-    "instrument": InstrumentCollector,
-    "trade": TradeCollector,
-    "quote": QuoteCollector,
-    "ticker": TickerCollector,
-    "kline": KlineCollector,
-}

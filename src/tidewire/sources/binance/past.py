@@ -12,15 +12,15 @@ import msgspec
 from tidewire.collect import Expected, Missing, Range
 from tidewire.records.market import INTERVALS
 from tidewire.sources.binance import wire
+from tidewire.sources.binance.depth import DepthSnapshot
+from tidewire.sources.binance.order_book import OrderBookCollector
 
 if TYPE_CHECKING:
     from tidewire.sources.binance.app import BinanceApp
 
 MOST_ROWS = 1_000
-TRADES_WEIGHT = 25
-KLINES_WEIGHT = 2
-TICKER_WEIGHT = 2
 
+_SNAPSHOT = msgspec.json.Decoder(DepthSnapshot)
 _NOW = msgspec.json.Decoder(wire.Now)
 _BARS = msgspec.json.Decoder(list[wire.KlineRow])
 _TRADES = msgspec.json.Decoder(list[wire.PastTrade])
@@ -46,7 +46,7 @@ async def _trades(app: BinanceApp, symbol: str, missing: Missing) -> int:
         if last < there:  # the venue has nothing up to there
             continue
         params = {"symbol": symbol, "fromId": str(first), "limit": str(last - first + 1)}
-        reply = await app.ask("historicalTrades", params, weight=TRADES_WEIGHT, background=True)
+        reply = await app.ask("historicalTrades", params, background=True)
         kept = await app.keep("trade", reply)
         # Nothing from here on: the venue has no later trades, so it has none of the following spans.
         trades = _TRADES.decode(reply.body)
@@ -64,7 +64,7 @@ async def _klines(app: BinanceApp, symbol: str, missing: Missing) -> int:
     for first, last in spans(missing.ranges, step, MOST_ROWS - 1):
         params = {"symbol": symbol, "interval": interval, "startTime": str(first // 1_000)}
         params |= {"endTime": str((last + step) // 1_000), "limit": str(MOST_ROWS)}
-        kept = await app.keep("kline", await app.ask("klines", params, weight=KLINES_WEIGHT, background=True))
+        kept = await app.keep("kline", await app.ask("klines", params, background=True))
     return kept
 
 
@@ -74,12 +74,16 @@ async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mappi
         return True
     if expected.type == "kline":
         params = {"symbol": symbol, "interval": expected.series or "1m", "limit": "1"}
-        reply = await app.ask("klines", params, weight=KLINES_WEIGHT, background=True)
+        reply = await app.ask("klines", params, background=True)
         await app.keep("kline", reply)
         # A bar without a trade is not pushed: only one that has more of them was missed.
         known = (last["open_time"], last["trades"] or 0)
         return any(row[8] and (row[0] * 1_000, row[8]) > known for row in _BARS.decode(reply.body))
-    reply = await app.ask("ticker/24hr", {"symbol": symbol}, weight=TICKER_WEIGHT, background=True)
+    if expected.type == "order_book":
+        book = app.get("order_book")
+        assert isinstance(book, OrderBookCollector)
+        return _SNAPSHOT.decode(await book.snapshot(symbol)).last_update_id > last["sequence"]
+    reply = await app.ask("ticker/24hr", {"symbol": symbol}, background=True)
     await app.keep("ticker", reply)
     now = _NOW.decode(reply.body)
     if expected.type == "trade":

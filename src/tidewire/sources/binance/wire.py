@@ -169,12 +169,14 @@ class Filter(Reply):
 
 
 class SymbolInfo(Reply):
-    """One symbol of ``/api/v3/exchangeInfo``."""
+    """One symbol of ``exchangeInfo``; COIN-M says ``contractStatus`` and how much one contract is for."""
 
     symbol: str
-    status: str
     base_asset: str
     quote_asset: str
+    status: str = ""
+    contract_status: str = ""
+    contract_size: Whole | None = None
     filters: list[Filter] = []
 
     def rule(self, name: str) -> Filter | None:

@@ -50,6 +50,14 @@ TICKER_24H = (
     b'"openPrice":"99.0","highPrice":"100.0","lowPrice":"0.1","volume":"8913.3","quoteVolume":"15.3",'
     b'"openTime":1499783499040,"closeTime":1499869899040,"firstId":28385,"lastId":28460,"count":76}'
 )
+DEPTH = (
+    b'{"stream":"nknusdt@depth@100ms","data":{"e":"depthUpdate","E":1633998512068,"s":"NKNUSDT","U":499869750,'
+    b'"u":499869752,"b":[["0.35130000","6195.00000000"]],"a":[]}}'
+)
+SNAPSHOT = (
+    b'{"lastUpdateId":499869752,"bids":[["0.35210000","672.00000000"],["0.35200000","1144.00000000"]],'
+    b'"asks":[["0.35260000","3199.00000000"]]}'
+)
 EXCHANGE_INFO = (
     b'{"timezone":"UTC","serverTime":1633998511098,"rateLimits":[{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE",'
     b'"intervalNum":1,"limit":6000}],"symbols":[{"symbol":"ETHBTC","status":"TRADING","baseAsset":"ETH",'
@@ -66,6 +74,8 @@ REQUESTS = {
     TICKER: WS,
     KLINES: f"{REST}klines?symbol=ETHBTC&interval=1w&limit=2",
     TICKER_24H: f"{REST}ticker/24hr?symbol=BNBBTC",
+    DEPTH: WS,
+    SNAPSHOT: f"{REST}depth?symbol=NKNUSDT&limit=1000",
     EXCHANGE_INFO: f"{REST}exchangeInfo",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tidewire.collect import Reply, SourceConfig
+from tidewire.collect import NOTE, Reply, SourceConfig
 from tidewire.collect.config import read
 from tidewire.collect.control import GapTold
 from tidewire.errors import ConfigError, SourceError
@@ -207,3 +207,40 @@ async def test_a_ticker_that_was_asked_for_and_did_not_come_is_a_gap(tmp_path: P
     assert gap.detail == "1 of 2 symbols came"
     whole, short = (frame.wall_ns // 1_000 for frame in replies)
     assert (gap.event_time, gap.until_time) == (whole, short)
+
+
+async def test_books_ask_for_snapshots_and_are_told_how_they_are_served(tmp_path: Path) -> None:
+    book = {"symbols": ["BTCUSDT", "eth-usdt"], "depth": 3, "update_interval": "200ms", "deltas": True}
+    async with running(tmp_path, order_book=book) as (here, app, _):
+
+        def notes() -> list[bytes]:
+            return [frame.payload for frame in here.frames() if frame.origin.request == NOTE]
+
+        await until(lambda: bool(notes()), "the settings")
+        assert notes() == [b'{"settings":{"depth":3,"interval_ms":200,"deltas":true},"doubt":[]}']
+        for symbol in ("BTCUSDT", "ETHUSDT", "BTCUSDT", "NONE"):
+            app.tell("control.book.snapshot", {"source": app.name, "symbol": symbol})
+        app.tell("control.book.snapshot", {"source": "another", "symbol": "BTCUSDT"})
+        await until(lambda: any("symbol=ETHUSDT" in request for request in requests(here)), "both snapshots")
+        asked = [request for request in requests(here) if request.startswith("depth")]
+        assert {request.partition("?")[2] for request in asked} == {
+            "symbol=BTCUSDT&limit=1000",
+            "symbol=ETHUSDT&limit=1000",
+        }
+        app.reconnect("test")
+        await until(lambda: b'{"doubt":["BTCUSDT","ETHUSDT"]}' in notes(), "the doubt")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"snapshot": 200}, "snapshot 200: valid are 100, 500, 1000, 5000"),
+        ({"depth": 0}, "depth 0: write 1 to 1000"),
+        ({"depth": 500, "snapshot": 100}, "depth 500: write 1 to 100"),
+        ({"update_interval": "50ms"}, "write 100ms or more"),
+        ({"silence": "1s"}, "write 10s or more"),
+    ],
+)
+def test_what_order_books_cannot_be_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        BinanceApp.check(config(order_book={"symbols": ["BTCUSDT"], **wrong}))

@@ -344,7 +344,9 @@ def other(draw: st.DrawFn) -> tuple[bytes, str]:
 def test_whatever_comes_nothing_is_raised_and_nothing_lost(listed: list[tuple[bytes, str]]) -> None:
     coming = frames(listed)
     outcome = BinanceParser(NAMES).parse(coming)
-    told = {one.sequence for one in outcome.control} | {one.sequence for one, _ in outcome.unreadable}
+    told = {one.sequence for one in [*outcome.control, *outcome.folded]} | {
+        one.sequence for one, _ in outcome.unreadable
+    }
     for part in outcome.parsed:
         columns = {**part.columns, "source": "binance"}
         build(part.type, columns, len(part.frames))
