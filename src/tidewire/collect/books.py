@@ -145,7 +145,7 @@ class Books:
             self._lose(frame, symbol, entry, _Loss(last, update.first, entry.event_us))
             raise
         if step is Step.APPLIED:
-            entry.event_us = update.at * self._unit_us
+            entry.event_us = self._newest(entry)
             if not entry.changed:
                 entry.changed = True
                 self._due(frame)
@@ -168,25 +168,32 @@ class Books:
         event_us = frame.wall_ns // 1_000 if at_us is None else at_us
         if self._settings.deltas:  # what the changes stored beside it are changes of
             self._row(frame, symbol, event_us, ident, max(map(len, sides)), sides)
-        step = entry.sync.snapshot(ident, *sides)
+        sync = entry.sync
+        step = sync.snapshot(ident, *sides)
         if step is Step.TOO_OLD:
             entry.asked_ns = -ASK_AGAIN_NS
             self._ask(frame, symbol, entry)
         elif step is Step.JOINED:
-            entry.event_us = max(entry.event_us, event_us)
+            if at_us is not None or not (sync.at or entry.event_us):
+                entry.event_us = max(entry.event_us, event_us)
+            entry.event_us = self._newest(entry)
             entry.asked_ns = -ASK_AGAIN_NS
             entry.changed = True
             self._due(frame)
             if entry.loss is not None:
                 self._gap(frame, symbol, entry.loss, entry.event_us, "in step again from a new snapshot")
                 entry.loss = None
-            if entry.sync.book.crossed:
-                self._lose(frame, symbol, entry, _Loss(ident, entry.sync.last, entry.event_us))
+            if sync.book.crossed:
+                self._lose(frame, symbol, entry, _Loss(ident, sync.last, entry.event_us))
 
     # -- what follows -----------------------------------------------------------------------------------------
 
     def _new(self, symbol: str) -> _Entry:
         return self._entries.setdefault(symbol, _Entry(BookSync(self._rule)))
+
+    def _newest(self, entry: _Entry) -> int:
+        """The time of a book, which never goes back: what is served last must be the newest word on it."""
+        return max(entry.event_us, entry.sync.at * self._unit_us)
 
     def _due(self, frame: Frame) -> None:
         if self.due_ns == NEVER:

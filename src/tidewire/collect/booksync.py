@@ -96,13 +96,15 @@ class Step(Enum):
 class BookSync:
     """One book in step with its venue. A function of the updates, snapshots and their times (ns) alone."""
 
-    __slots__ = ("_fresh", "_held_ns", "_rule", "book", "last", "sure", "synced", "waiting")
+    __slots__ = ("_fresh", "_held_ns", "_rule", "at", "book", "last", "sure", "synced", "waiting")
 
     def __init__(self, rule: Continuity) -> None:
         self._rule = rule
         self.book = Book()
         self.last = 0
         """The id of the last update in the book."""
+        self.at = 0
+        """The venue's time of it; 0 as long as no update followed the snapshot."""
         self.synced = False
         self.sure = False
         """Whether nothing can have been missed since the last update."""
@@ -121,9 +123,10 @@ class BookSync:
             return Step.REPEATED
         if self._continues(update):
             self._apply(update)
-            self.sure = True
             if self.waiting:
                 self._catch_up()
+                self._held_ns = ns  # what still waits does so behind another hole
+            self.sure = not self.waiting
             return Step.APPLIED
         if not self.waiting:
             self._held_ns = ns
@@ -143,7 +146,8 @@ class BookSync:
         if later and not rule.joins(ident, later[0]):
             return Step.TOO_OLD
         self.book.load(bids, asks)
-        self.last, self.synced, self.sure, self._fresh = ident, True, True, True
+        self.last, self.at = ident, 0
+        self.synced = self.sure = self._fresh = True
         self.waiting.clear()
         self.waiting.extend(later)
         self._catch_up()
@@ -159,7 +163,7 @@ class BookSync:
 
     def _apply(self, update: BookUpdate) -> None:
         self.book.apply(update.bids, update.asks)
-        self.last = update.last
+        self.last, self.at = update.last, update.at
         self._fresh = False
 
     def _continues(self, update: BookUpdate) -> bool:
@@ -184,6 +188,7 @@ class BookSync:
         """All of it as plain values."""
         return {
             "last": self.last,
+            "at": self.at,
             "synced": self.synced,
             "sure": self.sure,
             "held_ns": self._held_ns,
@@ -195,7 +200,8 @@ class BookSync:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Be as `state` said."""
-        self.last, self.synced, self.sure = state["last"], state["synced"], state["sure"]
+        self.last, self.at = state["last"], state["at"]
+        self.synced, self.sure = state["synced"], state["sure"]
         self._held_ns, self._fresh = state["held_ns"], state["fresh"]
         self.waiting.extend(msgspec.convert(each, BookUpdate) for each in state["waiting"])
         self.book.load(*(msgspec.convert(state[side], list[Level]) for side in ("bids", "asks")))

@@ -38,7 +38,7 @@ def frame(sequence: int, ms: int, payload: bytes = b"") -> Frame:
 
 
 def update(ident: int, price: str = "99", size: str = "1") -> BookUpdate:
-    return BookUpdate("BTCUSDT", ident * 10, ident, ident, [(price, size)], [("101", "1")])
+    return BookUpdate("BTCUSDT", BEGIN_NS // MS + ident * 10, ident, ident, [(price, size)], [("101", "1")])
 
 
 def rows(parsed: Sequence[Parsed], kind: str) -> list[dict[str, Any]]:
@@ -113,6 +113,24 @@ def test_rows_stand_on_the_grid_and_show_what_was_before() -> None:
     assert [(row["sequence"], row["frame"], row["bid_sizes"][0]) for row in found] == [(11, 4, 2), (13, 6, 4)]
     assert all(row["valid"] and row["depth"] == 2 and len(row["bid_prices"]) == 2 for row in found)
     assert [row["event_time"].microsecond for row in found] == [110_000, 130_000]
+
+
+def test_the_time_of_a_book_never_goes_back() -> None:
+    run = Run()
+    run.note(0, settings_note(BookSettings(depth=2, interval_ms=100)))
+    run.update(100, update(9))
+    run.update(101, update(11))
+    # Our clock is 5 s ahead of the venue's; what the venue says of the updates that waited is taken.
+    run.snapshot(5_000, 10, ([("99", "1")], [("101", "1")]))
+    run.update(5_200, update(12))
+    run.see(5_300, lambda _: None)
+    found = rows(run.take(), "order_book")
+    assert [(row["sequence"], row["event_time"].microsecond) for row in found] == [(11, 110_000), (12, 120_000)]
+    early = started()  # no update is known: the time is ours, until the venue's is later
+    early.update(200, BookUpdate("BTCUSDT", BEGIN_NS // MS - 5_000, 11, 11, [], [("101", "1")]))
+    early.see(300, lambda _: None)
+    found = rows(early.take(), "order_book")
+    assert [(row["sequence"], row["event_time"].microsecond) for row in found] == [(10, 10_000), (11, 10_000)]
 
 
 def test_a_lost_book_is_told_at_once_with_its_gap_and_comes_back() -> None:

@@ -78,8 +78,7 @@ class BinanceParser:
         outcome = Outcome()
         groups: dict[str, list[Frame]] = {}
         for frame in frames:
-            if frame.wall_ns >= self._depth.due_ns:
-                self._depth.pass_time(frame)
+            self._pass_time(frame)
             name = _form_of(frame, self._prefix)
             if is_depth(name):
                 self._depth.take(frame, name, outcome)
@@ -95,11 +94,20 @@ class BinanceParser:
 
     def follow(self, frames: Sequence[Frame]) -> None:
         """Frames whose rows are known: only what later ones depend on is looked at."""
-        self.parse([frame for frame in frames if self._is_remembered(frame)])
+        known = Outcome()
+        for frame in frames:
+            # Trades too let time go on: a row of a book that was told with one must not be told again.
+            self._pass_time(frame)
+            name = _form_of(frame, self._prefix)
+            if is_depth(name):
+                self._depth.take(frame, name, known)
+            elif name == "exchangeInfo":
+                self._learn(frame, known)
+        self._depth.flush(self._names.get, known)
 
-    def _is_remembered(self, frame: Frame) -> bool:
-        name = _form_of(frame, self._prefix)
-        return is_depth(name) or name == "exchangeInfo"
+    def _pass_time(self, frame: Frame) -> None:
+        if frame.wall_ns >= self._depth.due_ns:
+            self._depth.pass_time(frame)
 
     def state(self) -> bytes:
         """What later rows depend on, beside the instruments, which are stored."""
