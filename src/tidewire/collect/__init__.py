@@ -13,10 +13,10 @@ from tidewire.collect.collector import Collector, CollectorStatus
 from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo, read, seconds
 from tidewire.collect.control import Carried
 from tidewire.collect.cursors import Cursors
-from tidewire.collect.feed import Feed
 from tidewire.collect.fill import Filler, GapLedger, Missing, OpenGap, Range, told_of
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
 from tidewire.collect.parser import Ask, Outcome, Parsed, Parser, Stateful, unreadable
+from tidewire.collect.pool import Dialect, FeedPool, PoolConfig
 from tidewire.collect.pump import Pump, PumpConfig
 from tidewire.collect.registry import AppRegistry, Found
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration
@@ -47,9 +47,10 @@ __all__ = [
     "Continuity",
     "Cron",
     "Cursors",
+    "Dialect",
     "Every",
     "Expected",
-    "Feed",
+    "FeedPool",
     "Filler",
     "Found",
     "Frame",
@@ -65,6 +66,7 @@ __all__ = [
     "Overlap",
     "Parsed",
     "Parser",
+    "PoolConfig",
     "Pump",
     "PumpConfig",
     "Range",

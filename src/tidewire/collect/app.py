@@ -185,8 +185,8 @@ class App(ABC):
         """Whether the source has more of a stream than ``last``, the row it brought last; asked in the background."""
         return False
 
-    def reconnect(self, reason: str) -> None:
-        """Make the connections of the streams anew."""
+    def reconnect(self, reason: str, silent: Sequence[Expected] = ()) -> None:
+        """Make the connections of the streams anew: those of the ``silent`` ones, all when none are named."""
         _log.info("this source has no connections to make anew", source=self.name, reason=reason)
 
     # -- the way of bytes -------------------------------------------------------------------------------------

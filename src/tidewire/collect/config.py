@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -15,6 +15,14 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every configuration section: immutable, and unknown keys are refused."""
+
+
+def seconds(text: str | float, where: str) -> float:
+    """A duration such as ``5s``, ``500ms`` or ``1m`` in seconds; a bare number is seconds."""
+    try:
+        return float(text) if isinstance(text, (int, float)) else parse_duration(text)
+    except InputError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 class SourceInfo(Section, frozen=True):
@@ -33,7 +41,11 @@ class RateLimit(Section, frozen=True):
 
 
 class Api(Section, frozen=True):
-    """Where the source is and how it is reached. Write ``key`` and ``secret`` as ``${VARIABLE}``, not into the file."""
+    """Where the source is and how it is reached. Write ``key`` and ``secret`` as ``${VARIABLE}``, not into the file.
+
+    ``streams_per_connection``: more streams are spread over several. A connection is replaced when it is up to
+    ``connection_age`` old, before the source cuts it.
+    """
 
     base_url: str = ""
     ws_url: str = ""
@@ -41,6 +53,12 @@ class Api(Section, frozen=True):
     secret: str = ""
     proxy: str = ""
     rate_limit: RateLimit = RateLimit()
+    streams_per_connection: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1_024
+    connection_age: str = "23h"
+
+    def __post_init__(self) -> None:
+        if seconds(self.connection_age, "api.connection_age") < 1:
+            raise ConfigError(f"connection_age {self.connection_age!r}: write 1s or more, such as 23h.")
 
 
 class SourceConfig(Section, frozen=True):
@@ -97,11 +115,3 @@ def _check_keys(data: Any, section: Any, where: str) -> None:
 
 def _names(section: type[msgspec.Struct]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(section)]
-
-
-def seconds(text: str | float, where: str) -> float:
-    """A duration such as ``5s``, ``500ms`` or ``1m`` in seconds; a bare number is seconds."""
-    try:
-        return float(text) if isinstance(text, (int, float)) else parse_duration(text)
-    except InputError as error:
-        raise ConfigError(f"{where}: {error}") from None

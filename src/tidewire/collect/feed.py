@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from tidewire import telemetry
 from tidewire.collect import control
@@ -24,12 +24,21 @@ _bytes = telemetry.counter("collect_frame_bytes", "Bytes received from feeds", (
 _paused = telemetry.counter("collect_feed_pauses", "Times a feed was paused because the journal was full", ("source",))
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Since when nothing came, and why."""
+
+    since_ns: int
+    because: Literal["down", "silence", "disconnect"]
+
+
 class Feed:
     """One WebSocket connection of a source, kept up and journaled.
 
-    ``subscribe(client)`` is called for each new connection and sends what brings the streams. ``carries`` lists the
-    streams that only this connection's breaks can show the gaps of (types without sequence or grid). ``lost()`` is
-    called when a connection ends.
+    ``subscribe(feed)`` is called for each new connection and sends what brings the streams. ``carries()`` lists the
+    streams that only this connection's breaks can show the gaps of (types without sequence or grid). ``ended(feed)``
+    is called when a connection ends. ``farewell`` are the beginnings of messages that say the connection will be cut,
+    and what is called then. ``number()`` numbers connections; ``lost``: a break that lies before the first one.
     """
 
     def __init__(
@@ -39,19 +48,24 @@ class Feed:
         context: Context,
         config: WsConfig,
         *,
-        subscribe: Callable[[WsClient], None],
-        carries: Sequence[control.Carried] = (),
-        lost: Callable[[], None] = lambda: None,
+        subscribe: Callable[[Feed], None],
+        carries: Callable[[], Sequence[control.Carried]],
+        ended: Callable[[Feed], None],
+        farewell: tuple[tuple[bytes, ...], Callable[[], None]],
+        number: Callable[[], int],
+        lost: Lost | None,
     ) -> None:
         self._source = source
         self._context = context
         self._url = url
         self._subscribe = subscribe
-        self._carries = tuple(carries)
-        self._lost = lost
+        self._carries = carries
+        self._ended = ended
+        self._farewells, self._farewell = farewell
+        self._number = number
         self._origin = Origin(source, "stream", url)
-        self._lost_ns = context.down_since_ns
-        self._lost_because = "down"
+        self._lost = lost
+        self._retired = False
         self._resume: asyncio.Task[None] | None = None
         self._count = _frames.labels(source)
         self._volume = _bytes.labels(source)
@@ -72,6 +86,16 @@ class Feed:
         if self._resume is not None:
             self._resume.cancel()
 
+    async def retire(self) -> None:
+        """Close; whatever it carried comes by another one, or is wanted no more."""
+        self._retired = True
+        await self.stop()
+
+    def owns_up_to(self, other: Feed) -> None:
+        """Write down the break of one that this one took the place of, if it was broken when it went."""
+        if other._lost is not None:
+            self._tell_lost(other._lost, self._context.clock.wall_ns())
+
     def reconnect(self, reason: str) -> None:
         """Make the connection anew; what is missed meanwhile becomes a gap as after any break."""
         self.client.reconnect(reason)
@@ -89,6 +113,8 @@ class Feed:
     def _take(self, payload: bytes, wall_ns: int) -> None:
         journal = self._context.journal
         journal.append(self._origin, payload, wall_ns=wall_ns)
+        if payload.startswith(self._farewells):
+            self._farewell()
         self._taken += 1
         self._taken_bytes += len(payload)
         if self._taken >= COUNT_EVERY:
@@ -117,16 +143,22 @@ class Feed:
     def _turn(self, state: WsState) -> None:
         if not state.connected:
             self.last_error = state.reason
-            if state.connection:
-                self._lost()
-            if self._lost_ns is None and state.connection:
-                self._lost_ns = self.client.last_frame_ns or state.since_ns
-                self._lost_because = "silence" if "silence" in state.reason else "disconnect"
+            if not state.connection or self._retired:
+                return
+            self._ended(self)
+            if self._lost is None:
+                because = "silence" if "silence" in state.reason else "disconnect"
+                self._lost = Lost(self.client.last_frame_ns or state.since_ns, because)
             return
         self.last_error = ""
-        self._origin = Origin(self._source, "stream", f"{self._url}#{state.connection}")
-        if self._lost_ns is not None and self._carries:
-            act = control.Resumed(self._lost_ns, self._lost_because, self._lost_because, self._carries)
-            self._context.journal.append(self._origin, control.encode(act), kind=Kind.CONTROL, wall_ns=state.since_ns)
-        self._lost_ns = None
-        self._subscribe(self.client)
+        self._origin = Origin(self._source, "stream", f"{self._url}#{self._number()}")
+        if self._lost is not None:
+            self._tell_lost(self._lost, state.since_ns)
+        self._lost = None
+        self._subscribe(self)
+
+    def _tell_lost(self, lost: Lost, wall_ns: int) -> None:
+        carries = tuple(self._carries())
+        if carries:
+            act = control.Resumed(lost.since_ns, lost.because, lost.because, carries)
+            self._context.journal.append(self._origin, control.encode(act), kind=Kind.CONTROL, wall_ns=wall_ns)

@@ -80,7 +80,7 @@ class StreamWatch:
 
     async def _look(self, expected: Sequence[Expected]) -> None:
         rows = {kind: self._seen(kind) for kind in {each.type for each in expected}}
-        anew = False
+        silent: list[Expected] = []
         for each in expected:
             row = rows[each.type].get((each.instrument, each.series))
             now_us = self._app.context.clock.wall_ns() // 1_000
@@ -91,14 +91,15 @@ class StreamWatch:
                 continue
             self._next_us[each] = now_us + round(each.silence_s * 1e6)
             try:
-                anew |= await self._probe(each, row, last_us)
+                if await self._probe(each, row, last_us):
+                    silent.append(each)
             except Exception as error:
                 _probes.labels(self._app.name, "failed").inc()
                 _log.warning("silent stream not looked into", source=self._app.name, stream=str(each), error=str(error))
         self._app.silent = tuple(map(str, self._silences))
         _silent.labels(self._app.name).set(len(self._silences))
-        if anew:
-            self._app.reconnect("silence: a stream stopped while its connection was up")
+        if silent:
+            self._app.reconnect("silence: a stream stopped while its connection was up", silent)
 
     async def _probe(self, each: Expected, row: Row | None, last_us: int) -> bool:
         """Look into one stream, and write down what is lost; whether a new connection may help.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -25,7 +25,7 @@ _BINARY = WSMsgType.BINARY
 _TOLD = struct.Struct("<2sq")
 _TOLD_MAGIC = b"TW"
 _log = telemetry.log("collect")
-_up = telemetry.gauge("collect_ws_up", "Whether the WebSocket connection is up", ("source",))
+_up = telemetry.gauge("collect_ws_up", "WebSocket connections that are up", ("source",))
 _connects = telemetry.counter("collect_ws_connects", "WebSocket connections opened", ("source",))
 _ends = telemetry.counter(
     "collect_ws_disconnects",
@@ -42,8 +42,9 @@ class WsConfig:
     when nothing at all came for that long, and its pong must come within ``pong_timeout_s``. The back-off starts at
     ``backoff_s``, doubles up to ``backoff_s_max`` with full jitter, and starts over after a connection that brought
     data and lived for ``stable_s``. ``queue_max`` bounds the texts waiting to be sent, ``message_bytes_max`` one
-    message. ``headers`` is called for each connection and may carry keys. ``clock`` is set by pongs in which an
-    upstream that plays a recording says its time; it then stamps the frames.
+    message. ``headers`` is called for each connection and may carry keys; ``gate`` is awaited before each, and may
+    raise `TransientError`. ``clock`` is set by pongs in which an upstream that plays a recording says its time; it then
+    stamps the frames.
     """
 
     name: str = ""
@@ -58,6 +59,7 @@ class WsConfig:
     queue_max: int = 1000
     message_bytes_max: int = 16 << 20
     headers: Callable[[], Mapping[str, str]] | None = None
+    gate: Callable[[], Awaitable[None]] | None = None
     proxy: str | None = field(default=None, repr=False)
     trust_env: bool = True
     clock: UpstreamClock | None = None
@@ -126,6 +128,16 @@ class WsClient:
     def connects(self) -> int:
         """How many connections were opened so far."""
         return self._connects
+
+    @property
+    def age_s(self) -> float:
+        """How long the connection has been open; 0 when there is none."""
+        return 0.0 if self._link is None else self._link.lived_s
+
+    @property
+    def frames(self) -> int:
+        """How many messages the connection brought."""
+        return 0 if self._link is None else self._link.frames
 
     @property
     def last_frame_ns(self) -> int | None:
@@ -235,6 +247,8 @@ class WsClient:
 
     async def _open(self, link: _Link) -> None:
         config = self._config
+        if config.gate is not None:
+            await config.gate()
         headers = dict(config.headers()) if config.headers is not None else {}
         async with asyncio.timeout(config.connect_timeout_s):
             await ws_connect(
@@ -261,7 +275,7 @@ class WsClient:
         self._link = link
         self._connects += 1
         _connects.labels(self._name).inc()
-        _up.labels(self._name).set(1)
+        _up.labels(self._name).inc()
         if self._paused:
             link.read(False)
         if not self.tell(True, "connected"):
@@ -272,7 +286,7 @@ class WsClient:
         self._last_frame_ns = link.last_frame_ns or self._last_frame_ns
         self._link = None
         _ends.labels(self._name, cause).inc()
-        _up.labels(self._name).set(0)
+        _up.labels(self._name).dec()
         self.tell(False, reason)
 
     def tell(self, connected: bool, reason: str) -> bool:

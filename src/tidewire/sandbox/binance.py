@@ -418,7 +418,7 @@ def _listing(info: SymbolInfo) -> dict[str, Any]:
     }
     facts: dict[str, Any] = {
         "symbol": info.symbol,
-        "status": "TRADING",
+        "status": info.status,
         "baseAsset": info.base,
         "baseAssetPrecision": 8,
         "quoteAsset": info.quote,

@@ -41,6 +41,7 @@ class SymbolInfo:
     tick_e8: int
     step_e8: int
     open_e8: int
+    status: str = "TRADING"
 
 
 def split_symbol(symbol: str) -> tuple[str, str]:

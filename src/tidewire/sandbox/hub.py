@@ -129,6 +129,20 @@ class Hub:
             self._pending.discard(connection)
             _connections.set(len(self.connections))
 
+    def renew(self) -> None:
+        """Tell again which streams are listened to: a symbol that had none may be listed now."""
+        self._changed()
+
+    def say_goodbye(self, now_ms: int) -> list[Connection]:
+        """Send everyone the message that says the server will shut down; who was there."""
+        data = b'{"e":"serverShutdown","E":%d}' % now_ms
+        connections = list(self.connections.values())
+        for connection in connections:
+            whole = b'{"stream":"!serverShutdown","data":%s}' % data if connection.combined else data
+            connection.out.append(text_frame(whole))
+            self._pending.add(connection)
+        return connections
+
     def subscribe(self, connection: Connection, streams: Iterable[str]) -> None:
         """The client listens to these streams too."""
         for stream in streams:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tidewire.errors import InputError
@@ -81,6 +81,30 @@ class Market:
     def symbols(self) -> dict[str, SymbolInfo]:
         """Every symbol listed."""
         return {name: pair.info for name, pair in self.pairs.items()}
+
+    def list_symbol(self, name: str) -> None:
+        """A new symbol is listed and traded from now on; `InputError` if there is one already."""
+        check_symbols([name])
+        if name in self.pairs:
+            raise InputError(f"{name} is listed already.")
+        pair = Pair(symbol_info(name), self._config.seed, self.now_ns() // 1_000_000, 1)
+        self.pairs[name] = self._lower[name.lower()] = pair
+        self._pair_list.append(pair)
+        self._hub.renew()
+
+    def delist(self, name: str) -> None:
+        """A symbol is traded no more: nothing of it is streamed; it stays in the list, as at the venue."""
+        pair = self.pairs.get(name)
+        if pair is None or pair not in self._pair_list:
+            raise InputError(f"{name} is not traded here; {', '.join(p.info.symbol for p in self._pair_list)} are.")
+        if len(self._pair_list) == 1:
+            raise InputError(f"{name} is the only symbol left; a market needs one.")
+        pair.info = replace(pair.info, status="BREAK")
+        self._pair_list.remove(pair)
+        del self._lower[name.lower()]
+        for stream in [stream for stream in self._pushes if stream.startswith(f"{name.lower()}@")]:
+            self._pushes.pop(stream)
+        self._redue()
 
     def now_ns(self) -> int:
         """The market's time.

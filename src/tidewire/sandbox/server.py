@@ -1,13 +1,14 @@
 """The sandbox itself: one loopback port with Binance's REST and WebSocket, and ``/sandbox/...`` to steer it.
 
 ``GET /sandbox/status``, ``GET /sandbox/ledger``, ``GET`` and ``POST /sandbox/faults``, ``POST /sandbox/play``,
-``POST /sandbox/pause``.
+``POST /sandbox/pause``, ``POST /sandbox/shutdown``, ``POST /sandbox/listing``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 import msgspec
 from aiohttp import web
@@ -18,7 +19,7 @@ from tidewire.errors import InputError
 from tidewire.records.clock import Clock, SystemClock
 from tidewire.sandbox.binance import Rest
 from tidewire.sandbox.config import FailRest, Faults, LimitConfig, SandboxConfig, changed_faults, symbol_names
-from tidewire.sandbox.hub import Hub
+from tidewire.sandbox.hub import Connection, Hub
 from tidewire.sandbox.market import Market, check_symbols
 from tidewire.sandbox.streams import StreamServer
 from tidewire.sandbox.tape import Tape
@@ -27,6 +28,15 @@ __all__ = ["FailRest", "Faults", "LimitConfig", "Sandbox", "SandboxConfig", "run
 
 _log = telemetry.log("sandbox")
 _BODY_MAX = 65_536
+
+
+class _Shutdown(msgspec.Struct, forbid_unknown_fields=True):
+    after_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+
+
+class _Listing(msgspec.Struct, forbid_unknown_fields=True):
+    listed: list[str] = msgspec.field(default_factory=list, name="list")
+    delisted: list[str] = msgspec.field(default_factory=list, name="delist")
 
 
 class Sandbox:
@@ -48,6 +58,7 @@ class Sandbox:
         )
         self._runner: web.AppRunner | None = None
         self._drive: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._port = 0
         self._failure: str | None = None
 
@@ -88,9 +99,10 @@ class Sandbox:
     async def stop(self) -> None:
         """Stop playing, close every connection, free the port; safe to call twice."""
         drive, self._drive = self._drive, None
-        if drive is not None:
-            drive.cancel()
-            await asyncio.gather(drive, return_exceptions=True)
+        tasks = [*self._closing, *([drive] if drive is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._hub.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
@@ -134,6 +146,29 @@ class Sandbox:
         """Cut every connection now; return how many."""
         return self._hub.disconnect_all("fault: disconnect now")
 
+    def shutdown(self, after_s: float) -> int:
+        """Say goodbye on every connection now, and cut after a while those that stayed; return how many heard it."""
+        heard = self._hub.say_goodbye(self._upstream.now_ns() // 1_000_000)
+        task = asyncio.get_running_loop().create_task(self._cut_later(heard, after_s))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return len(heard)
+
+    async def _cut_later(self, connections: Sequence[Connection], after_s: float) -> None:
+        await self._clock.sleep(after_s)
+        for connection in connections:
+            if connection.open:
+                self._hub.cut(connection, "the server shuts down", 1001)
+
+    def change_listing(self, listed: Sequence[str] = (), delisted: Sequence[str] = ()) -> None:
+        """List symbols anew, and end others; `InputError` for what cannot be, and for a recording."""
+        if not isinstance(self._upstream, Market):
+            raise InputError("A recording lists what it lists; start a synthetic market.")
+        for name in listed:
+            self._upstream.list_symbol(name)
+        for name in delisted:
+            self._upstream.delist(name)
+
     def status(self) -> dict[str, Any]:
         """Mode, state (waiting, playing, paused, done, failed), clock, connections, subscriptions and counts."""
         upstream = self._upstream
@@ -168,6 +203,8 @@ class Sandbox:
         application.router.add_get("/sandbox/ledger", self._get_ledger)
         application.router.add_get("/sandbox/faults", self._get_faults)
         application.router.add_post("/sandbox/faults", self._post_faults)
+        application.router.add_post("/sandbox/shutdown", self._post_shutdown)
+        application.router.add_post("/sandbox/listing", self._post_listing)
         application.router.add_post("/sandbox/play", self._post_play)
         application.router.add_post("/sandbox/pause", self._post_pause)
         return application
@@ -194,6 +231,23 @@ class Sandbox:
         if now:
             self.disconnect()
         return _json(self.faults)
+
+    async def _post_shutdown(self, request: web.Request) -> web.Response:
+        """``{"after_s": 10}``: ``serverShutdown`` to everyone now, the cut after that time."""
+        try:
+            wanted = msgspec.json.decode(await request.read() or b"{}", type=_Shutdown)
+        except msgspec.MsgspecError as error:
+            return _json({"error": str(error)}, status=400)
+        return _json({"connections": self.shutdown(wanted.after_s)})
+
+    async def _post_listing(self, request: web.Request) -> web.Response:
+        """``{"list": ["NEWUSDT"], "delist": ["OLDUSDT"]}``."""
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=_Listing)
+            self.change_listing(wanted.listed, wanted.delisted)
+        except (msgspec.MsgspecError, InputError) as error:
+            return _json({"error": str(error)}, status=400)
+        return _json(self.status())
 
     async def _post_play(self, _request: web.Request) -> web.Response:
         self.play()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tidewire.bus import MemoryBus
-from tidewire.collect import App, Collector, Context, Outcome, SourceConfig, SourceInfo
+from tidewire.collect import App, Collector, Context, Outcome, SourceConfig, SourceInfo, WsClient
 from tidewire.journal import Frame, Journal, JournalConfig
 from tidewire.records.clock import Clock, SeededRng, SystemClock
 from tidewire.records.event import Event
@@ -66,6 +68,19 @@ async def place(
     finally:
         await bus.close()
         await journal.close()
+
+
+class Requests:
+    """How the sandbox is asked for streams."""
+
+    def subscribe(self, client: WsClient, streams: Sequence[str]) -> None:
+        self._say(client, "SUBSCRIBE", streams)
+
+    def unsubscribe(self, client: WsClient, streams: Sequence[str]) -> None:
+        self._say(client, "UNSUBSCRIBE", streams)
+
+    def _say(self, client: WsClient, method: str, streams: Sequence[str]) -> None:
+        client.send_text(msgspec.json.encode({"method": method, "params": streams, "id": 1}).decode())
 
 
 class ToyParser:

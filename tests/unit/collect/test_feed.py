@@ -1,4 +1,4 @@
-"""A feed against a real socket: journal first, every break leaves a mark, a full journal stops the reading."""
+"""A pool of one feed against a real socket: every break leaves a mark, a full journal stops the reading."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from tidewire.collect import Carried, Feed, WsClient, WsConfig
+from tidewire.collect import Carried, FeedPool, WsConfig
 from tidewire.collect.control import Resumed
 from tidewire.journal import Frame, JournalConfig, Kind
 from tidewire.sandbox.config import SandboxConfig
 from tidewire.sandbox.server import Sandbox
-from unit.collect.kit import Place, place, until
+from unit.collect.kit import Place, Requests, place, until
 
 QUICK = WsConfig(backoff_s=0.001, backoff_s_max=0.01)
 CARRIED = (Carried("quote", "BTC-USDT.BINANCE"), Carried("ticker", "BTC-USDT.BINANCE"))
 STREAMS = ["btcusdt@trade", "btcusdt@bookTicker"]
-
-
-def subscribe(client: WsClient) -> None:
-    client.send_text(msgspec.json.encode({"method": "SUBSCRIBE", "params": STREAMS, "id": 1}).decode())
 
 
 @asynccontextmanager
@@ -35,11 +31,13 @@ async def feeding(
     config: WsConfig = QUICK,
     market: dict[str, Any] | None = None,
     **options: Any,
-) -> AsyncIterator[tuple[Place, Feed, Sandbox]]:
+) -> AsyncIterator[tuple[Place, FeedPool, Sandbox]]:
     sandbox = Sandbox(SandboxConfig(history_hours=1, symbols=("BTCUSDT",), **{"rate": 500.0, **(market or {})}))
     await sandbox.start()
     async with place(directory, **options) as here:
-        feed = Feed("binance", f"{sandbox.ws_url}/stream", here.context, config, subscribe=subscribe, carries=carries)
+        url = f"{sandbox.ws_url}/stream"
+        feed = FeedPool("binance", url, here.context, Requests(), ws=config, carried=lambda _: carries)
+        feed.want(STREAMS)
         feed.start()
         try:
             yield here, feed, sandbox
@@ -124,14 +122,14 @@ async def test_a_full_journal_stops_the_reading(tmp_path: Path) -> None:
     # Nothing is committed until somebody asks for it.
     full = JournalConfig(commit_ms=60_000, pending_bytes=2_000)
     async with feeding(tmp_path, journal_config=full) as (here, feed, _):
-        await until(lambda: feed.client.paused)
+        await until(lambda: feed.feeds[0].client.paused)
         assert here.journal.full
         head = here.journal.head
         assert data(here) == []
         await here.journal.drain()
-        await until(lambda: not feed.client.paused or here.journal.head > head)
+        await until(lambda: not feed.feeds[0].client.paused or here.journal.head > head)
         for _ in range(5):
-            await until(lambda: feed.client.paused)
+            await until(lambda: feed.feeds[0].client.paused)
             await here.journal.drain()
             await until(lambda: not here.journal.full)
         assert here.journal.head > head
@@ -156,9 +154,11 @@ async def test_a_journal_that_fails_ends_the_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize("port", [1])
 async def test_never_connected_is_no_gap(tmp_path: Path, port: int) -> None:
     async with place(tmp_path) as here:
-        feed = Feed("x", f"ws://127.0.0.1:{port}", here.context, QUICK, subscribe=subscribe, carries=CARRIED)
+        url = f"ws://127.0.0.1:{port}"
+        feed = FeedPool("x", url, here.context, Requests(), ws=QUICK, carried=lambda _: CARRIED)
+        feed.want(STREAMS)
         feed.start()
         await until(lambda: "connect failed" in feed.last_error)
         await feed.stop()
         assert here.journal.head == 0
-        assert feed._lost_ns is None
+        assert feed.feeds[0]._lost is None

@@ -8,29 +8,31 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tidewire import telemetry
 from tidewire.collect import (
     App,
     Budgets,
     Carried,
     Context,
     Expected,
-    Feed,
+    FeedPool,
     Health,
     HttpClient,
     HttpConfig,
     Limits,
     Missing,
+    PoolConfig,
     Reply,
     Section,
     SourceConfig,
     WsClient,
     WsConfig,
     read,
+    seconds,
 )
-from tidewire.errors import ConfigError, InstrumentError, TerminalError, nearest
+from tidewire.errors import ConfigError, nearest
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
-from tidewire.sources.binance import wire
 from tidewire.sources.binance.collectors import (
     BinanceCollector,
     InstrumentCollector,
@@ -39,13 +41,15 @@ from tidewire.sources.binance.collectors import (
     TickerCollector,
     TradeCollector,
 )
+from tidewire.sources.binance.listing import Listing
 from tidewire.sources.binance.markets import SPOT, Market
 from tidewire.sources.binance.order_book import OrderBookCollector
-from tidewire.sources.binance.parse import FORMS, BinanceParser, Form, names_of
+from tidewire.sources.binance.parse import FORMS, SHUTDOWN, BinanceParser, Form
 from tidewire.sources.binance.past import PAST, has_more
 
-STREAMS_MAX = 1_024
 SUBSCRIBE_CHUNK = 200
+
+_log = telemetry.log("sources")
 
 COLLECTORS: dict[str, type[BinanceCollector]] = {
     "instrument": InstrumentCollector,
@@ -68,7 +72,7 @@ class BinanceApp(App):
 
     def __init__(self, config: SourceConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._names: dict[str, str] = {}
+        self.listing = Listing(self.market, context.instruments, context.clock)
         self._base = (config.api.base_url or self.market.rest_url).rstrip("/")
         limit = config.api.rate_limit
         limits = Limits(limit.requests_per_second, limit.burst, self.market.weight_per_minute)
@@ -80,7 +84,7 @@ class BinanceApp(App):
             clock=context.upstream,
         )
         self._http = HttpClient(context.clock, context.rng, http, Budgets(context.clock, limits))
-        self._feeds: dict[str, Feed] = {}
+        self._pools: dict[str, FeedPool] = {}
 
     @classmethod
     def make_parser(cls, config: SourceConfig, instruments: InstrumentBook) -> BinanceParser:
@@ -101,72 +105,80 @@ class BinanceApp(App):
     # -- life -------------------------------------------------------------------------------------------------
 
     async def initialize(self) -> None:
-        """Load instruments, then prepare a feed for each place that has streams the collectors want."""
+        """Load instruments, then prepare connections to each place that has streams the collectors want."""
         for name, section in self._sections(self.config).items():
             self.register(self.collectors[name](name, self, section))
         await super().initialize()
-        wanted: dict[str, list[str]] = {}
-        carried: dict[str, list[Carried]] = {}
-        for collector in self._mine():
-            streams = collector.streams()
-            for stream in streams:
-                wanted.setdefault(self.market.path_of(stream), []).append(stream)
-            if streams:
-                carried.setdefault(self.market.path_of(streams[0]), []).extend(collector.carried())
         base = (self.config.api.ws_url or self.market.stream_base(self._base)).rstrip("/")
-        self._feeds = {path: self._feed(base, path, streams, carried[path]) for path, streams in wanted.items()}
+        self._pools = {path: self._pool(base, path) for path in self._wanted()}
+        self._subscribe()
 
-    def _feed(self, base: str, path: str, streams: list[str], carried: list[Carried]) -> Feed:
-        if len(streams) > STREAMS_MAX:
-            raise ConfigError(f"collectors: {len(streams)} streams; one connection carries {STREAMS_MAX}.")
-        name = self.name + path.removesuffix("/stream")
-        config = WsConfig(name=name, proxy=self.config.api.proxy or None)
-        return Feed(
+    def _pool(self, base: str, path: str) -> FeedPool:
+        return FeedPool(
             self.name,
             base + path,
             self.context,
-            config,
-            subscribe=lambda ws: _subscribe(ws, streams),
-            carries=carried,
-            lost=lambda: self._lost(streams),
+            StreamRequests(),
+            ws=WsConfig(name=self.name + path.removesuffix("/stream"), proxy=self.config.api.proxy or None),
+            config=PoolConfig(
+                streams_max=self.config.api.streams_per_connection,
+                age_s=seconds(self.config.api.connection_age, "api.connection_age"),
+                farewells=SHUTDOWN,
+            ),
+            carried=self._carried,
+            lost=self._lost,
         )
 
+    def _wanted(self) -> dict[str, list[str]]:
+        """The streams that the collectors want, by the path under which they are served."""
+        wanted: dict[str, list[str]] = {}
+        for collector in self._mine():
+            for stream in collector.streams():
+                wanted.setdefault(self.market.path_of(stream), []).append(stream)
+        return wanted
+
+    def _subscribe(self) -> None:
+        wanted = self._wanted()
+        for path, pool in self._pools.items():
+            pool.want(wanted.get(path, ()))
+
     async def start(self) -> None:
-        """Collectors first, then the feeds."""
+        """Collectors first, then the connections."""
         await super().start()
-        for feed in self._feeds.values():
-            feed.start()
+        for pool in self._pools.values():
+            pool.start()
 
     async def stop(self) -> None:
-        """Feeds first: nothing may arrive for collectors that stopped."""
-        for feed in self._feeds.values():
-            await feed.stop()
+        """Connections first: nothing may arrive for collectors that stopped."""
+        for pool in self._pools.values():
+            await pool.stop()
         await super().stop()
         await self._http.close()
 
     def health(self) -> Health:
-        """A feed that should be up and is not is a problem of its own."""
+        """A connection that should be up and is not is a problem of its own."""
         health = super().health()
-        lost = {} if health.state == "stopped" else {p: feed for p, feed in self._feeds.items() if not feed.connected}
+        lost = {} if health.state == "stopped" else {p: pool for p, pool in self._pools.items() if not pool.connected}
         if not lost:
             return health
         problems = [
-            f"stream{path.removesuffix('/stream')}: not connected: {feed.last_error or 'connecting'}"
-            for path, feed in lost.items()
+            f"stream{path.removesuffix('/stream')}: not connected: {pool.last_error or 'connecting'}"
+            for path, pool in lost.items()
         ]
-        state = "degraded" if any(feed.last_frame_ns for feed in self._feeds.values()) else "down"
-        if state == "down" and not any(feed.last_error for feed in lost.values()):
+        state = "degraded" if any(pool.last_frame_ns for pool in self._pools.values()) else "down"
+        if state == "down" and not any(pool.last_error for pool in lost.values()):
             state = "starting"
         return Health(state, (*health.problems, *problems))
 
     def status(self) -> dict[str, Any]:
-        """Adds the feeds, taken together."""
-        feeds = self._feeds.values()
-        last = max((feed.last_frame_ns or 0 for feed in feeds), default=0)
+        """Adds the connections, taken together."""
+        pools = self._pools.values()
+        last = self.last_frame_ns
         feed = {
-            "connected": bool(feeds) and all(feed.connected for feed in feeds),
+            "connected": bool(pools) and all(pool.connected for pool in pools),
             "last_frame": utc(last).isoformat() if last else None,
-            "connections": sum(feed.client.connects for feed in feeds),
+            "connections": sum(pool.connects for pool in pools),
+            "streams": [size for pool in pools for size in pool.sizes],
         }
         return {**super().status(), "feed": feed}
 
@@ -176,10 +188,14 @@ class BinanceApp(App):
             if mine:
                 collector.lost(sorted(stream.partition("@")[0].upper() for stream in mine))
 
+    def _carried(self, streams: Sequence[str]) -> list[Carried]:
+        carried = {stream: each for collector in self._mine() for stream, each in collector.carried().items()}
+        return [carried[stream] for stream in streams if stream in carried]
+
     @property
     def last_frame_ns(self) -> int | None:
-        """When the last message of any feed came."""
-        return max((feed.last_frame_ns or 0 for feed in self._feeds.values()), default=0) or None
+        """When the last message of any connection came."""
+        return max((pool.last_frame_ns or 0 for pool in self._pools.values()), default=0) or None
 
     # -- gaps -------------------------------------------------------------------------------------------------
 
@@ -189,22 +205,26 @@ class BinanceApp(App):
 
     async def fill(self, missing: Missing) -> int:
         """Ask for what is missing; the last frame kept."""
-        return await PAST[missing.record_type](self, self._native_of(missing.instrument), missing)
+        return await PAST[missing.record_type](self, self.listing.native_of(missing.instrument), missing)
 
     # -- streams ----------------------------------------------------------------------------------------------
 
     def expects(self) -> Sequence[Expected]:
-        """Every stream of the feed."""
-        return [expected for collector in self._mine() for expected in collector.expects()]
+        """Every stream of a symbol that is traded."""
+        every = (expected for collector in self._mine() for expected in collector.expects())
+        return [expected for expected in every if self.listing.is_traded(expected.instrument)]
 
     async def probe(self, expected: Expected, last: Mapping[str, Any] | None) -> bool:
         """Whether Binance has more of a stream than it brought."""
-        return await has_more(self, self._native_of(expected.instrument), expected, last)
+        return await has_more(self, self.listing.native_of(expected.instrument), expected, last)
 
-    def reconnect(self, reason: str) -> None:
-        """New connections subscribe to everything anew."""
-        for feed in self._feeds.values():
-            feed.reconnect(reason)
+    def reconnect(self, reason: str, silent: Sequence[Expected] = ()) -> None:
+        """New connections subscribe to everything anew; only those that carry a stream of what is silent."""
+        symbols = {self.listing.native_of(expected.instrument).lower() for expected in silent}
+        for path, streams in self._wanted().items():
+            found = [stream for stream in streams if stream.partition("@")[0] in symbols]
+            if found or not silent:
+                self._pools[path].reconnect(reason, found)
 
     # -- for the collectors -----------------------------------------------------------------------------------
 
@@ -222,40 +242,27 @@ class BinanceApp(App):
         return await self._http.get(url, params, weight=weight, background=background)
 
     def learn(self, body: bytes) -> None:
-        """Take in an instrument list."""
-        self._names = names_of(msgspec.json.decode(body, type=wire.ExchangeInfo), self.market)
-        for native, instrument in self._names.items():
-            self.context.instruments.add(instrument, native)
-
-    def native(self, spelling: str) -> str:
-        """Binance's spelling of a symbol written in any way; `ConfigError` with the nearest valid one."""
-        try:
-            wanted = self.context.instruments.resolve(spelling)
-        except InstrumentError:
-            wanted = ""
-        by_name = {instrument: native for native, instrument in self._names.items()}
-        for candidate in (wanted, f"{wanted.rpartition('.')[0]}.{self.market.venue}"):
-            if candidate in by_name:
-                return by_name[candidate]
-        bare = spelling.upper().replace("/", "").replace("-", "")
-        if bare in self._names:
-            return bare
-        example = "BTCUSD_PERP" if self.market.inverse else "BTCUSDT"
-        raise ConfigError(f"symbols: Binance has no {spelling!r}.{nearest(bare, self._names)} Write e.g. {example}.")
+        """Take in an instrument list: what is new among it is collected, what is gone no more."""
+        self.listing.learn(body)
+        if not self._pools:
+            return
+        changed = [(collector, *collector.look_again()) for collector in self._mine()]
+        self._subscribe()
+        for collector, came, went in changed:
+            if came or went:
+                facts = {"collector": collector.name, "listed": came, "delisted": went}
+                _log.info("listing changed", source=self.name, **facts)
+                self.tell(f"collector.{self.name}.listing", facts)
+            if came:
+                collector.listed(came)
 
     def instrument(self, native: str) -> str:
         """Canonical id of Binance's spelling."""
-        return self._names[native]
+        return self.listing.instrument(native)
 
     def instruments(self) -> list[str]:
         """Canonical ids of all that is listed."""
-        return list(self._names.values())
-
-    def _native_of(self, instrument: str) -> str:
-        for native, known in self._names.items():
-            if known == instrument:
-                return native
-        raise TerminalError(f"Binance does not list {instrument} any more")
+        return self.listing.instruments()
 
     @classmethod
     def _sections(cls, config: SourceConfig) -> dict[str, Section]:
@@ -276,9 +283,22 @@ class BinanceApp(App):
         return [collector for collector in self.list() if isinstance(collector, BinanceCollector)]
 
 
-def _subscribe(client: WsClient, streams: list[str]) -> None:
-    """Ask for all streams, a few messages at most: five a second are allowed."""
-    for begin in range(0, len(streams), SUBSCRIBE_CHUNK):
-        chunk = streams[begin : begin + SUBSCRIBE_CHUNK]
-        message = {"method": "SUBSCRIBE", "params": chunk, "id": begin // SUBSCRIBE_CHUNK + 1}
-        client.send_text(msgspec.json.encode(message).decode())
+class StreamRequests:
+    """How Binance is asked for streams: a few messages at most, five a second are allowed."""
+
+    def __init__(self) -> None:
+        self._ident = 0
+
+    def subscribe(self, client: WsClient, streams: Sequence[str]) -> None:
+        """Ask for all of them."""
+        self._say(client, "SUBSCRIBE", streams)
+
+    def unsubscribe(self, client: WsClient, streams: Sequence[str]) -> None:
+        """Give them up."""
+        self._say(client, "UNSUBSCRIBE", streams)
+
+    def _say(self, client: WsClient, method: str, streams: Sequence[str]) -> None:
+        for begin in range(0, len(streams), SUBSCRIBE_CHUNK):
+            self._ident += 1
+            message = {"method": method, "params": streams[begin : begin + SUBSCRIBE_CHUNK], "id": self._ident}
+            client.send_text(msgspec.json.encode(message).decode())

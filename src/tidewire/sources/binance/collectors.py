@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -31,14 +31,15 @@ class BinanceCollector(Collector):
         super().__init__(name, app)
         self.binance = app
         self.config = config
+        self._native: list[str] | None = None
 
     def streams(self) -> Sequence[str]:
         """Stream names this collector wants on the App's feed."""
         return ()
 
-    def carried(self) -> Sequence[Carried]:
-        """Streams whose breaks only the connection can show."""
-        return ()
+    def carried(self) -> Mapping[str, Carried]:
+        """Those of its streams whose breaks only the connection can show, and what they carry."""
+        return {}
 
     def expects(self) -> Sequence[Expected]:
         """Streams that should bring something all the time."""
@@ -47,23 +48,34 @@ class BinanceCollector(Collector):
     def lost(self, symbols: Sequence[str]) -> None:
         """The connection that carried its streams of these symbols broke."""
 
+    def listed(self, symbols: Sequence[str]) -> None:
+        """These symbols (Binance's spelling) were listed while it runs; their streams are asked for already."""
+
     def symbols(self) -> Sequence[str]:
-        """Configured symbols in any spelling."""
+        """Configured symbols in any spelling, and patterns."""
         return ()
 
     def native(self) -> list[str]:
-        """Configured symbols as Binance spells them."""
-        return [self.binance.native(spelling) for spelling in self.symbols()]
+        """What is meant by them now, as Binance spells it."""
+        if self._native is None:
+            self._native = self.binance.listing.resolve(self.symbols())
+        return self._native
+
+    def look_again(self) -> tuple[list[str], list[str]]:
+        """Find out anew what its symbols mean; what came and what went."""
+        before = self.native()
+        now = self._native = self.binance.listing.resolve(self.symbols(), before)
+        return [each for each in now if each not in before], [each for each in before if each not in now]
 
 
 class InstrumentCollector(BinanceCollector):
-    """The list of instruments: at start, and daily."""
+    """The list of instruments: at start, and every hour, so that new listings and delisted ones are noticed."""
 
     class Config(Section, frozen=True):
         """``refresh`` is a cron expression, UTC."""
 
         enabled: bool = True
-        refresh: str = "5 0 * * *"
+        refresh: str = "5 * * * *"
 
         def __post_init__(self) -> None:
             Cron(self.refresh)  # says what is wrong with it
@@ -133,8 +145,9 @@ class QuoteCollector(BinanceCollector):
     def streams(self) -> Sequence[str]:
         return [f"{symbol.lower()}@bookTicker" for symbol in self.native()]
 
-    def carried(self) -> Sequence[Carried]:
-        return [Carried("quote", self.binance.instrument(symbol)) for symbol in self.native()]
+    def carried(self) -> Mapping[str, Carried]:
+        instrument = self.binance.instrument
+        return {f"{symbol.lower()}@bookTicker": Carried("quote", instrument(symbol)) for symbol in self.native()}
 
     def expects(self) -> Sequence[Expected]:
         assert isinstance(self.config, QuoteCollector.Config)
@@ -164,6 +177,7 @@ class KlineCollector(BinanceCollector):
 
     kind = "kline"
     _loading: asyncio.Task[None] | None = None
+    _unloaded: dict[str, None]
 
     def symbols(self) -> Sequence[str]:
         assert isinstance(self.config, KlineCollector.Config)
@@ -185,7 +199,14 @@ class KlineCollector(BinanceCollector):
     async def start(self) -> None:
         """Load history beside the live feed; the overlap is deduplicated."""
         await super().start()
-        self._loading = asyncio.create_task(self._history(), name="binance kline history")
+        self._unloaded = {}
+        self.listed(self.native())
+
+    def listed(self, symbols: Sequence[str]) -> None:
+        """Load their history too."""
+        self._unloaded |= dict.fromkeys(symbols)
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._history(), name="binance kline history")
 
     async def stop(self) -> None:
         """Give up what is still loading."""
@@ -198,7 +219,9 @@ class KlineCollector(BinanceCollector):
         assert isinstance(self.config, KlineCollector.Config)
         if not self.config.history:
             return
-        for symbol in self.native():
+        while self._unloaded:
+            symbol = next(iter(self._unloaded))
+            del self._unloaded[symbol]
             for interval in self.config.intervals:
                 try:
                     params = {"symbol": symbol, "interval": interval, "limit": str(self.config.history)}

@@ -25,7 +25,7 @@ _DELIVERY = re.compile(r".+_\d{6}", re.ASCII)
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 # Said before a connection is closed for an upgrade; the new connection follows when it happens.
-_SHUTDOWN = (b'{"stream":"!serverShutdown"', b'{"e":"serverShutdown"')
+SHUTDOWN = (b'{"stream":"!serverShutdown"', b'{"e":"serverShutdown"')
 
 STATUS = {
     "TRADING": "trading",
@@ -164,7 +164,7 @@ def _form_of(frame: Frame, prefix: str) -> str:
     Stream names are read off the first bytes: decoding the envelope by itself would double the work.
     """
     payload = frame.payload
-    if payload.startswith(_SHUTDOWN):
+    if payload.startswith(SHUTDOWN):
         return ""
     if payload.startswith(b'{"stream":"'):
         begin = payload.find(b"@", 11, 80) + 1
@@ -394,8 +394,13 @@ def _instruments(info: wire.ExchangeInfo, frame: Frame, market: Market) -> Parse
     return Parsed(Instrument.type, columns, [frame] * len(symbols), list(range(len(symbols))))
 
 
+def said_status(entry: wire.SymbolInfo) -> str:
+    """The status in Binance's words."""
+    return entry.status or entry.contract_status
+
+
 def _status(entry: wire.SymbolInfo) -> str:
-    said = entry.status or entry.contract_status
+    said = said_status(entry)
     return STATUS.get(said, said)
 
 
