@@ -46,7 +46,8 @@ class Streaming(ToyApp):
             raise self.more
         return bool(self.more)
 
-    def reconnect(self, reason: str) -> None:
+    def reconnect(self, reason: str, silent: Sequence[Expected] = ()) -> None:
+        assert silent, "only what is silent is made anew"
         self.reconnects += 1
 
 

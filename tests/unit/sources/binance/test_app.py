@@ -101,7 +101,7 @@ async def test_the_tickers_of_all_symbols(tmp_path: Path) -> None:
     async with running(tmp_path, ticker={}) as (here, app, _):
         await until(lambda: "ticker/24hr" in requests(here))
         # Without streams there is no feed, and nothing to be connected to.
-        assert app.status()["feed"] == {"connected": False, "last_frame": None, "connections": 0}
+        assert app.status()["feed"] == {"connected": False, "last_frame": None, "connections": 0, "streams": []}
         await until(lambda: app.health().state == "ok")
 
 
