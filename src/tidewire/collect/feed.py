@@ -35,10 +35,9 @@ class Lost:
 class Feed:
     """One WebSocket connection of a source, kept up and journaled.
 
-    ``subscribe(feed)`` is called for each new connection and sends what brings the streams. ``carries()`` lists the
-    streams that only this connection's breaks can show the gaps of (types without sequence or grid). ``ended(feed)``
-    is called when a connection ends. ``farewell`` are the beginnings of messages that say the connection will be cut,
-    and what is called then. ``number()`` numbers connections; ``lost``: a break that lies before the first one.
+    ``opened(feed, state)`` is called for each new connection, before anything of it, and ``ended(feed, state)`` when
+    one is over. ``farewell`` are the beginnings of messages that say the connection will be cut, and what is called
+    then. ``number()`` numbers connections.
     """
 
     def __init__(
@@ -48,24 +47,19 @@ class Feed:
         context: Context,
         config: WsConfig,
         *,
-        subscribe: Callable[[Feed], None],
-        carries: Callable[[], Sequence[control.Carried]],
-        ended: Callable[[Feed], None],
+        opened: Callable[[Feed, WsState], None],
+        ended: Callable[[Feed, WsState], None],
         farewell: tuple[tuple[bytes, ...], Callable[[], None]],
         number: Callable[[], int],
-        lost: Lost | None,
     ) -> None:
         self._source = source
         self._context = context
         self._url = url
-        self._subscribe = subscribe
-        self._carries = carries
+        self._opened = opened
         self._ended = ended
         self._farewells, self._farewell = farewell
         self._number = number
         self._origin = Origin(source, "stream", url)
-        self._lost = lost
-        self._retired = False
         self._resume: asyncio.Task[None] | None = None
         self._count = _frames.labels(source)
         self._volume = _bytes.labels(source)
@@ -86,15 +80,10 @@ class Feed:
         if self._resume is not None:
             self._resume.cancel()
 
-    async def retire(self) -> None:
-        """Close; whatever it carried comes by another one, or is wanted no more."""
-        self._retired = True
-        await self.stop()
-
-    def owns_up_to(self, other: Feed) -> None:
-        """Write down the break of one that this one took the place of, if it was broken when it went."""
-        if other._lost is not None:
-            self._tell_lost(other._lost, self._context.clock.wall_ns())
+    def mark(self, lost: Lost, streams: Sequence[control.Carried], wall_ns: int) -> None:
+        """Write down that nothing of these streams came until now."""
+        act = control.Resumed(lost.since_ns, lost.because, lost.because, streams)
+        self._context.journal.append(self._origin, control.encode(act), kind=Kind.CONTROL, wall_ns=wall_ns)
 
     def reconnect(self, reason: str) -> None:
         """Make the connection anew; what is missed meanwhile becomes a gap as after any break."""
@@ -141,24 +130,11 @@ class Feed:
         self.client.resume()
 
     def _turn(self, state: WsState) -> None:
-        if not state.connected:
-            self.last_error = state.reason
-            if not state.connection or self._retired:
-                return
-            self._ended(self)
-            if self._lost is None:
-                because = "silence" if "silence" in state.reason else "disconnect"
-                self._lost = Lost(self.client.last_frame_ns or state.since_ns, because)
+        if state.connected:
+            self.last_error = ""
+            self._origin = Origin(self._source, "stream", f"{self._url}#{self._number()}")
+            self._opened(self, state)
             return
-        self.last_error = ""
-        self._origin = Origin(self._source, "stream", f"{self._url}#{self._number()}")
-        if self._lost is not None:
-            self._tell_lost(self._lost, state.since_ns)
-        self._lost = None
-        self._subscribe(self)
-
-    def _tell_lost(self, lost: Lost, wall_ns: int) -> None:
-        carries = tuple(self._carries())
-        if carries:
-            act = control.Resumed(lost.since_ns, lost.because, lost.because, carries)
-            self._context.journal.append(self._origin, control.encode(act), kind=Kind.CONTROL, wall_ns=wall_ns)
+        self.last_error = state.reason
+        if state.connection:
+            self._ended(self, state)

@@ -17,7 +17,7 @@ from tidewire.collect.budget import Budget, Limits
 from tidewire.collect.control import Carried
 from tidewire.collect.feed import Feed, Lost
 from tidewire.collect.timer import within
-from tidewire.collect.ws import WsClient, WsConfig
+from tidewire.collect.ws import WsClient, WsConfig, WsState
 
 if TYPE_CHECKING:
     from tidewire.collect.app import Context
@@ -65,12 +65,16 @@ class PoolConfig:
 
 
 class _Lane:
-    """One connection's share of the streams; two feeds while one replaces the other."""
+    """One connection's share of the streams.
 
-    def __init__(self, age_s: float) -> None:
+    It has two feeds while the second is to replace the first, which alone counts until then.
+    """
+
+    def __init__(self, age_s: float, lost: Lost | None) -> None:
         self.streams: dict[str, None] = {}
         self.feeds: list[Feed] = []
         self.age_s = age_s
+        self.lost = lost
         self.farewell = False
         self.not_before_ns = 0
 
@@ -210,23 +214,29 @@ class FeedPool:
     # -- connections ------------------------------------------------------------------------------------------
 
     def _lane(self, down_ns: int | None) -> _Lane:
-        lane = _Lane(self._config.age_s * self._context.rng.uniform(0.9, 1.0))
-        feed = self._feed(lane, None if down_ns is None else Lost(down_ns, "down"))
+        lost = None if down_ns is None else Lost(down_ns, "down")
+        lane = _Lane(self._config.age_s * self._context.rng.uniform(0.9, 1.0), lost)
+        feed = self._feed(lane)
         lane.feeds.append(feed)
         if self._started:
             feed.start()
         return lane
 
-    def _feed(self, lane: _Lane, lost: Lost | None) -> Feed:
-        def ended(feed: Feed) -> None:
-            # Where another one brings the same, nothing is lost.
-            if not any(other.connected for other in lane.feeds if other is not feed):
-                self._lost(list(lane.streams))
-
-        def opened(feed: Feed) -> None:
+    def _feed(self, lane: _Lane) -> Feed:
+        def opened(feed: Feed, state: WsState) -> None:
             self._opened += 1
+            if feed is lane.feeds[0]:
+                self._tell_lost(lane, feed, state.since_ns)
             if lane.streams:
                 self._dialect.subscribe(feed.client, list(lane.streams))
+
+        def ended(feed: Feed, state: WsState) -> None:
+            if feed is not lane.feeds[0]:
+                return
+            if lane.lost is None:
+                because = "silence" if "silence" in state.reason else "disconnect"
+                lane.lost = Lost(feed.last_frame_ns or state.since_ns, because)
+            self._lost(list(lane.streams))
 
         def farewell() -> None:
             lane.farewell = True
@@ -237,13 +247,17 @@ class FeedPool:
             self._url,
             self._context,
             self._ws,
-            subscribe=opened,
-            carries=lambda: self._carried(list(lane.streams)),
+            opened=opened,
             ended=ended,
             farewell=(self._config.farewells, farewell),
             number=self._number,
-            lost=lost,
         )
+
+    def _tell_lost(self, lane: _Lane, feed: Feed, wall_ns: int) -> None:
+        carried = self._carried(list(lane.streams))
+        if lane.lost is not None and carried:
+            feed.mark(lane.lost, carried, wall_ns)
+        lane.lost = None
 
     def _number(self) -> int:
         self._numbers += 1
@@ -260,7 +274,7 @@ class FeedPool:
             for lane in [lane for lane in self._lanes if not lane.streams]:
                 self._lanes.remove(lane)
                 for feed in lane.feeds:
-                    await feed.retire()
+                    await feed.stop()
             now_ns = clock.mono_ns()
             due = [(lane, lane.due) for lane in self._lanes if lane.due and now_ns >= lane.not_before_ns]
             await asyncio.gather(*(self._replace(lane, cause) for lane, cause in due))
@@ -268,10 +282,10 @@ class FeedPool:
     async def _replace(self, lane: _Lane, cause: str) -> None:
         """The new one first; the old one goes once the new one has brought something for a while."""
         old = lane.feeds[0]
-        fresh = self._feed(lane, None)
+        fresh = self._feed(lane)
         lane.feeds.append(fresh)
         fresh.start()
-        brought = False
+        lane.farewell = brought = False
         try:
             brought = await self._brings(fresh)
         finally:
@@ -280,11 +294,11 @@ class FeedPool:
             _replaced.labels(self._source, cause, "done" if brought else "failed").inc()
             _log.info("connection replaced", source=self._source, cause=cause, done=brought)
             if brought:
-                lane.farewell = False
-                fresh.owns_up_to(old)
+                self._tell_lost(lane, fresh, self._context.clock.wall_ns())
             else:
+                lane.farewell = lane.farewell or cause == "farewell"
                 lane.not_before_ns = self._context.clock.mono_ns() + round(self._config.patience_s * 1e9)
-            await (old if brought else fresh).retire()
+            await (old if brought else fresh).stop()
 
     async def _brings(self, fresh: Feed) -> bool:
         """Whether a connection is up and has been bringing messages for the overlap, within our patience."""

@@ -161,4 +161,4 @@ async def test_never_connected_is_no_gap(tmp_path: Path, port: int) -> None:
         await until(lambda: "connect failed" in feed.last_error)
         await feed.stop()
         assert here.journal.head == 0
-        assert feed.feeds[0]._lost is None
+        assert feed._lanes[0].lost is None
