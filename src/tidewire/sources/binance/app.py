@@ -241,6 +241,12 @@ class BinanceApp(App):
         weight = self.market.weight(endpoint, params or {}) if weight is None else weight
         return await self._http.get(url, params, weight=weight, background=background)
 
+    async def refresh(self) -> None:
+        """Ask for the instrument list again."""
+        for collector in self._mine():
+            if isinstance(collector, InstrumentCollector):
+                await collector.fetch()
+
     def learn(self, body: bytes) -> None:
         """Take in an instrument list: what is new among it is collected, what is gone no more."""
         self.listing.learn(body)

@@ -245,6 +245,7 @@ class TickerCollector(BinanceCollector):
                 raise ConfigError(f"update_interval {self.update_interval!r}: write 1s or more; all tickers weigh 80.")
 
     kind = "ticker"
+    _asked_about: frozenset[str] = frozenset()
 
     def symbols(self) -> Sequence[str]:
         assert isinstance(self.config, TickerCollector.Config)
@@ -263,8 +264,12 @@ class TickerCollector(BinanceCollector):
         count = len(native)
         weight = 2 if 0 < count <= 20 else 40 if 0 < count <= 100 else ALL_TICKERS_WEIGHT
         reply = await self.binance.ask("ticker/24hr", params, weight=weight)
-        await self.keep(reply)
         came = {row.symbol for row in _NAMED.decode(reply.body)}
+        unknown = self.binance.listing.unknown(came)
+        if unknown - self._asked_about:  # listed since the last list; it must be in the journal before its first row
+            self._asked_about = unknown
+            await self.binance.refresh()
+        await self.keep(reply)
         missing = [self.binance.instrument(symbol) for symbol in native if symbol not in came]
         self.short("ticker", missing, reply, f"{len(came):,} of {count:,} symbols came")
 

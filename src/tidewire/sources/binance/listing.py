@@ -50,6 +50,10 @@ class Listing:
         """Canonical ids of all that is listed."""
         return list(self._names.values())
 
+    def unknown(self, natives: Collection[str]) -> frozenset[str]:
+        """Those that the list does not have."""
+        return frozenset(natives) - self._names.keys()
+
     def native_of(self, instrument: str) -> str:
         """Binance's spelling of a canonical id; `TerminalError` when it is not listed any more."""
         try:

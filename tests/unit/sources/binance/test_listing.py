@@ -117,3 +117,12 @@ async def test_a_new_listing_is_collected_and_what_is_delisted_expected_no_more(
             sandbox.change_listing(listed=["SOLUSDT"])
         with pytest.raises(InputError, match="not traded here"):
             sandbox.change_listing(delisted=["ETHUSDT"])
+
+
+async def test_a_ticker_of_a_symbol_that_is_not_in_the_list_brings_the_list(tmp_path: Path) -> None:
+    async with running(tmp_path, ticker={"update_interval": "1s"}, trade={"symbols": ["*USDT"]}) as (here, _, sandbox):
+        await until(lambda: "ticker/24hr" in requests(here), "tickers")
+        sandbox.change_listing(listed=["SOLUSDT"])
+        await until(lambda: "solusdt@trade" in streams(here), "its trades")
+        await until(lambda: requests(here)[-1] == "ticker/24hr", "its ticker, after the list")
+        assert requests(here).count("exchangeInfo") == 2
