@@ -49,6 +49,8 @@ from tidewire.watch.selfaudit import SelfAudit
 
 STORES = "tidewire.stores"
 DRAIN_S = 20.0
+DRAINS = 5
+"""Storing the last frames may write others, once or twice; not for ever."""
 RETRY_S = 5.0
 RETRY_S_MAX = 300.0
 CHECKPOINT_S = 30.0
@@ -152,8 +154,7 @@ class Tidewire:
                 task.cancel()
         await asyncio.gather(*(self._stop_app(app) for app in self.apps))
         if "journal" in self._started and self.journal.failed is None:
-            await self._drain_journal()
-            await self._drain_pipe()
+            await self._drain()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -172,6 +173,15 @@ class Tidewire:
             await app.stop()
         except Exception:
             _log.exception("source did not stop cleanly", source=app.name)
+
+    async def _drain(self) -> None:
+        """Store everything, also what parsers and the filler write down while they see the last of it."""
+        for _ in range(DRAINS):
+            head = self.journal.head
+            await self._drain_journal()
+            await self._drain_pipe()
+            if self.journal.head == head:
+                return
 
     async def _drain_journal(self) -> None:
         """Accept what waits. Behind a full disk that may never end: closing then says how much was not accepted."""

@@ -201,7 +201,8 @@ class Market:
         now_ms = now_ns // 1_000_000
         while self._due_ms <= now_ms:
             at = int(self._due_ms)
-            for push in self._pushes.values():
+            # A copy: a fault may cut the last listener of a stream while it is sent.
+            for push in list(self._pushes.values()):
                 if push.due_ms <= at:
                     push.due_ms = push.push(at)
             self._redue()

@@ -97,6 +97,14 @@ async def test_disconnect_every_and_the_hole_can_be_filled_over_rest(local):
     assert {row["id"] for row in filled} >= set(range(ids[0], ids[-1] + 1)) or len(filled) == 1000
 
 
+async def test_the_last_listener_of_streams_pushed_by_time_may_be_cut_by_one_of_them(local):
+    place = await local(rate=2_000.0, symbols=("BTCUSDT",), faults=Faults(disconnect_every=1))
+    for _ in range(2):
+        listener = await place.listen("/ws/btcusdt@kline_1s/btcusdt@depth@100ms/btcusdt@depth10@100ms")
+        await listener.until_gone()
+    assert place.sandbox.status()["failure"] is None
+
+
 async def test_a_venue_that_is_away_breaks_every_connection(local):
     place = await local(rate=500.0, symbols=("BTCUSDT",))
     listener = await place.listen("/ws/btcusdt@trade")

@@ -340,9 +340,10 @@ async def test_a_store_that_is_being_written_to_has_nothing_to_name(tmp_path: Pa
         run = Run(journal, store)
         await run.start()
         audits = 0
+        await fill(journal, messages(25, seed=0, first=1_000), run.now)  # there is a file to read
 
         async def feed() -> None:
-            for part in range(40):
+            for part in range(1, 40):
                 await fill(journal, messages(25, seed=part, first=1_000 + 80 * part), run.now)
                 await asyncio.sleep(0)
 
