@@ -73,14 +73,26 @@ class Trade(MarketRecord, order="sequence", series=("source", "instrument"), con
 
     trade_id = Text("The venue's id of the trade.", key=True, example="3735683259")
     sequence = Sequence("The id as a number, where the venue counts without holes.", nullable=True)
-    price = Price("Price of the trade.", unit=QUOTE, above=0, example="61837.63")
-    size = Size("How much changed hands.", unit=BASE, above=0, example="0.02")
+    price = Price(
+        "Price of the trade; null only where it did not come from the book and the venue names none.",
+        unit=QUOTE,
+        nullable=True,
+        above=0,
+        example="61837.63",
+    )
+    size = Size("How much changed hands; null as the price.", unit=BASE, nullable=True, above=0, example="0.02")
     side = Text("Side of the taker.", choices=SIDES, nullable=True)
     off_book = Text(
         "Why the trade did not come from the order book; null for one that did. Bars leave it out.",
         choices=("insurance_fund", "adl", "na"),
         nullable=True,
     )
+
+    @rule
+    def priced(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """A trade from the book has a price and a size."""
+        there = pl.col("price").is_not_null() & pl.col("size").is_not_null()
+        return there | pl.col("off_book").is_not_null()
 
 
 class Quote(MarketRecord, instant=True, order="sequence"):

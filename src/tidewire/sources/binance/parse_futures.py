@@ -39,12 +39,17 @@ STATUS = {
 
 
 def _trades(messages: list[futures.TradeMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:
-    """As on spot, and where the trade came from: a word that is new to us is kept and fails the rule of the column."""
+    """As on spot, and where the trade came from: a word that is new to us is kept and fails the rule of the column.
+
+    Among them are numbers that stand for no trade at all, of price and size 0: kept, so that none is missing.
+    """
     (part,) = trades(cast("list[wire.TradeMessage]", messages), frames, names)
     kinds = [message.data.X for message in messages]
     if any(kind != "MARKET" for kind in kinds):
         off_book = [None if kind == "MARKET" else kind.lower() for kind in kinds]
-        part.columns = {**part.columns, "off_book": off_book}
+        data = [message.data for message in messages]
+        named = {"price": [or_none(trade.p) for trade in data], "size": [or_none(trade.q) for trade in data]}
+        part.columns = {**part.columns, **named, "off_book": off_book}
     return [part]
 
 

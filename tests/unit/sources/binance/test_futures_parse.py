@@ -90,6 +90,19 @@ def test_a_trade_says_when_it_did_not_come_from_the_book(said: str, shown: str |
     shows(Trade.type, row, off_book=shown, event_time=at(1723161256313))
 
 
+def test_a_number_that_stands_for_no_trade_is_kept_without_a_price() -> None:
+    nothing = TRADE.replace(b'"p":"64042.10","q":"0.038","X":"MARKET"', b'"p":"0","q":"0","X":"NA"')
+    (row,) = rows(nothing)
+    shows(Trade.type, row, sequence=7967419777, price=None, size=None, off_book="na")
+    (row,) = rows(nothing.replace(b'"NA"', b'"SOMETHING"'))
+    assert "off_book|check__known" in Trade.type.reasons(pl.DataFrame([row], schema=Trade.type.schema))[0]
+
+
+def test_a_trade_of_the_book_without_a_price_is_none() -> None:
+    (row,) = rows(TRADE.replace(b'"p":"64042.10"', b'"p":"0"'))
+    assert Trade.type.check(pl.DataFrame([row], schema=Trade.type.schema))[0] > 0
+
+
 def test_a_mark_price() -> None:
     (row,) = rows(MARK)
     shows(MarkPrice.type, row, mark_price=Decimal("11794.15"), index_price=Decimal("11784.62659091"))
@@ -160,6 +173,7 @@ def test_streams_are_where_the_market_serves_them() -> None:
         "kline", "markPrice", "forceOrder", "depth",
     ]  # fmt: skip
     assert USDM.path_of("btcusdt@bookTicker") == "/public/stream"
+    assert USDM.path_of("btcusdt@trade") == "/public/stream"
     assert USDM.path_of("btcusdt@aggTrade") == "/market/stream"
     assert COINM.path_of("btcusd_perp@bookTicker") == "/stream"
 
