@@ -85,7 +85,7 @@ def trades_to_klines(trades: pl.DataFrame, interval: str, until: datetime | None
     """Bars of a fixed interval from trades.
 
     Args:
-        trades: rows of `Trade`, in any order, each trade once.
+        trades: rows of `Trade`, in any order, each trade once; what is `off_book` is left out.
         interval: a name in `INTERVALS` with a fixed length.
         until: up to when the trades are complete; bars that end later are marked as not final. ``None``: all are.
 
@@ -98,6 +98,7 @@ def trades_to_klines(trades: pl.DataFrame, interval: str, until: datetime | None
     turnover = pl.col("price").cast(WIDE) * pl.col("size").cast(WIDE)
     bars = (
         trades.lazy()
+        .filter(pl.col("off_book").is_null())
         .sort(TRADE_ORDER, nulls_last=True)
         .with_columns(
             cells.opens("event_time"), turnover.alias("_turnover"), pl.lit(value=1, dtype=pl.Int64).alias("_n")

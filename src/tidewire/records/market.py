@@ -1,4 +1,4 @@
-"""Market data: instruments, trades, quotes, tickers, klines, order books, funding rates."""
+"""Market data: instruments, trades, quotes, tickers, klines, order books, and what only derivatives have."""
 
 from __future__ import annotations
 
@@ -60,7 +60,11 @@ class Instrument(MarketRecord, reference=True):
     status = Text("Whether it trades.", choices=("trading", "halted", "auction", "cancel_only", "delisted", "pending"))
     price_step = Price("Smallest price difference.", unit=QUOTE, nullable=True, above=0)
     size_step = Size("Smallest size difference.", unit=BASE, nullable=True, above=0)
-    contract_size = Size("Base units of one contract; 1 for spot and stocks.", unit="base asset", nullable=True)
+    contract_size = Size(
+        "What one contract is for; an amount of the quote asset where contracts are settled in the base asset.",
+        unit="base asset or quote asset",
+        nullable=True,
+    )
     name = Text("Name for people.", nullable=True, example="Bitcoin / TetherUS")
 
 
@@ -69,9 +73,26 @@ class Trade(MarketRecord, order="sequence", series=("source", "instrument"), con
 
     trade_id = Text("The venue's id of the trade.", key=True, example="3735683259")
     sequence = Sequence("The id as a number, where the venue counts without holes.", nullable=True)
-    price = Price("Price of the trade.", unit=QUOTE, above=0, example="61837.63")
-    size = Size("How much changed hands.", unit=BASE, above=0, example="0.02")
+    price = Price(
+        "Price of the trade; null only where it did not come from the book and the venue names none.",
+        unit=QUOTE,
+        nullable=True,
+        above=0,
+        example="61837.63",
+    )
+    size = Size("How much changed hands; null as the price.", unit=BASE, nullable=True, above=0, example="0.02")
     side = Text("Side of the taker.", choices=SIDES, nullable=True)
+    off_book = Text(
+        "Why the trade did not come from the order book; null for one that did. Bars leave it out.",
+        choices=("insurance_fund", "adl", "na"),
+        nullable=True,
+    )
+
+    @rule
+    def priced(cls: Any) -> pl.Expr:  # noqa: N805 - dataframely calls rules with the class
+        """A trade from the book has a price and a size."""
+        there = pl.col("price").is_not_null() & pl.col("size").is_not_null()
+        return there | pl.col("off_book").is_not_null()
 
 
 class Quote(MarketRecord, instant=True, order="sequence"):
@@ -190,3 +211,39 @@ class FundingRate(MarketRecord, order="event_time"):
     mark_price = Price("Mark price it was computed with.", unit=QUOTE, nullable=True, above=0)
     settled = Flag("Whether it is settled, not predicted.")
     detail = Json("What else the venue said.", nullable=True)
+
+
+class MarkPrice(MarketRecord, instant=True, order="event_time"):
+    """The price at which a contract is valued, and the funding rate that would be settled if nothing changed."""
+
+    event_time = Time("When the venue computed it.", key=True)
+    mark_price = Price("Price that profits, losses and liquidations are reckoned with.", unit=QUOTE, above=0)
+    index_price = Price("Price of the underlying on spot markets.", unit=QUOTE, nullable=True, above=0)
+    settle_price = Price(
+        "Estimate of the price of settlement; means something in the hour before it.",
+        unit=QUOTE,
+        nullable=True,
+        above=0,
+    )
+    funding_rate = Ratio("Predicted rate of the running interval; null without funding.", nullable=True)
+    next_funding_time = Time("When the running interval is settled; null without funding.", nullable=True)
+
+
+class OpenInterest(MarketRecord, instant=True, order="event_time"):
+    """How many contracts are open."""
+
+    event_time = Time("When the venue counted.", key=True)
+    contracts = Size("Open contracts, one side; the instrument says what one is for.", unit="contracts", min=0)
+    value = Amount("What they are worth.", unit=QUOTE, nullable=True, min=0)
+
+
+class Liquidation(MarketRecord, instant=True, order="event_time", series=("source", "instrument")):
+    """An order by which the venue closed a position that ran out of margin."""
+
+    event_time = Time("When the order was last traded.", key=True)
+    side = Text("Side of the order: sell closes a long position.", choices=SIDES, key=True)
+    price = Price("Limit of the order.", unit=QUOTE, above=0, key=True)
+    average_price = Price("Average price of what was filled.", unit=QUOTE, nullable=True, above=0)
+    size = Size("How much it was for.", unit=BASE, above=0)
+    filled = Size("How much of it was filled so far.", unit=BASE, nullable=True, min=0)
+    status = Text("State of the order.", choices=("new", "partial", "filled", "canceled", "expired"))

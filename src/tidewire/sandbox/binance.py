@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -15,7 +15,7 @@ from tidewire.records.clock import Clock
 from tidewire.sandbox.config import LimitConfig, SymbolInfo
 from tidewire.sandbox.faults import FaultInjector
 from tidewire.sandbox.limits import WeightMeter
-from tidewire.sandbox.messages import agg_trade_row, kline_row, statistics, trade_row
+from tidewire.sandbox.messages import SPOT, Form, agg_trade_row, kline_row, statistics, trade_row
 from tidewire.sandbox.series import INTERVALS, Series, Trade, bar_end, bar_open, e8
 
 _requests = telemetry.counter("sandbox_rest_requests", "REST requests answered by the sandbox", ("status",))
@@ -51,11 +51,12 @@ class Upstream(Protocol):
 
 
 class Refusal(Exception):
-    """A request the venue answers with 400, a code and a message."""
+    """A request the venue answers with an error status, a code and a message."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.code = code
+        self.status = status
 
 
 class Query:
@@ -65,6 +66,7 @@ class Query:
         self._given = dict(request.query)
         self._symbols = symbols
         self._sent = len(self._given)
+        self.key = request.headers.get("X-MBX-APIKEY", "")
         unit = request.headers.get("X-MBX-TIME-UNIT", "MILLISECOND").upper()
         if unit not in ("MILLISECOND", "MICROSECOND"):
             raise Refusal(-1194, "Invalid value for time unit; expected either MICROSECOND or MILLISECOND.")
@@ -129,10 +131,10 @@ class Query:
             raise Refusal(-1130, "Data sent for parameter 'limit' is not valid.")
         return min(usual if value is None else value, most)
 
-    def interval(self) -> str:
+    def interval(self, valid: Container[str]) -> str:
         """The mandatory bar interval."""
         interval = self._mandatory("interval")
-        if interval not in INTERVALS:
+        if interval not in valid:
             raise Refusal(-1120, "Invalid interval.")
         return interval
 
@@ -146,7 +148,9 @@ class Query:
 
 
 @dataclass(frozen=True)
-class _Endpoint:
+class Endpoint:
+    """What a request weighs, and how it is answered."""
+
     weigh: Callable[[web.Request], int]
     answer: Callable[[Query], Any]
 
@@ -154,24 +158,30 @@ class _Endpoint:
 class Rest:
     """``/api/v3/...``: limits first, then faults, then the answer."""
 
+    bars_most = 1_000
+    intervals: Container[str] = INTERVALS.keys()
+
     def __init__(self, upstream: Upstream, faults: FaultInjector, clock: Clock, limits: LimitConfig) -> None:
         self._upstream = upstream
         self._faults = faults
         self._clock = clock
         self._limits = limits
         self.meter = WeightMeter(clock, limits)
-        self._endpoints = {
-            "ping": _Endpoint(_always(1), self._ping),
-            "time": _Endpoint(_always(1), self._time),
-            "exchangeInfo": _Endpoint(_always(20), self._exchange_info),
-            "klines": _Endpoint(_always(2), self._klines),
-            "trades": _Endpoint(_always(25), self._trades),
-            "historicalTrades": _Endpoint(_always(25), self._historical_trades),
-            "aggTrades": _Endpoint(_always(4), self._agg_trades),
-            "depth": _Endpoint(_depth_weight, self._depth),
-            "ticker/24hr": _Endpoint(self._statistics_weight, self._statistics),
-            "ticker/bookTicker": _Endpoint(_single_or(2, 4), self._book_ticker),
-            "ticker/price": _Endpoint(_single_or(2, 4), self._price),
+        self._endpoints = self._table()
+
+    def _table(self) -> dict[str, Endpoint]:
+        return {
+            "ping": Endpoint(always(1), self._ping),
+            "time": Endpoint(always(1), self._time),
+            "exchangeInfo": Endpoint(always(20), self._exchange_info),
+            "klines": Endpoint(always(2), self._klines),
+            "trades": Endpoint(always(25), self._trades),
+            "historicalTrades": Endpoint(always(25), self._historical_trades),
+            "aggTrades": Endpoint(always(4), self._agg_trades),
+            "depth": Endpoint(_depth_weight, self._depth),
+            "ticker/24hr": Endpoint(self._statistics_weight, self._statistics),
+            "ticker/bookTicker": Endpoint(single_or(2, 4), self._book_ticker),
+            "ticker/price": Endpoint(single_or(2, 4), self._price),
         }
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -195,7 +205,7 @@ class Rest:
             try:
                 status, body = 200, endpoint.answer(Query(request, self._upstream.symbols))
             except Refusal as refusal:
-                status, body = 400, {"code": refusal.code, "msg": str(refusal)}
+                status, body = refusal.status, {"code": refusal.code, "msg": str(refusal)}
         _requests.labels(str(status)).inc()
         return await self._send(request, status, msgspec.json.encode(body), headers)
 
@@ -251,16 +261,19 @@ class Rest:
             "timezone": "UTC",
             "serverTime": (self._now_ms() + self._faults.skew_ms) * query.unit,
             "rateLimits": [
-                _rate_limit("REQUEST_WEIGHT", 1, self._limits.weight_per_minute),
-                _rate_limit("RAW_REQUESTS", 5, 300_000),
+                rate_limit("REQUEST_WEIGHT", 1, self._limits.weight_per_minute),
+                rate_limit("RAW_REQUESTS", 5, 300_000),
             ],
             "exchangeFilters": [],
             "symbols": [_listing(self._upstream.symbols[name]) for name in names],
         }
 
+    def _form(self, _symbol: str) -> Form:
+        return SPOT
+
     def _klines(self, query: Query) -> Any:
-        symbol, interval = query.symbol(), query.interval()
-        begin, end, limit = query.time("startTime"), query.time("endTime"), query.limit(500, 1_000)
+        symbol, interval = query.symbol(), query.interval(self.intervals)
+        begin, end, limit = query.time("startTime"), query.time("endTime"), query.limit(500, self.bars_most)
         query.done()
         series, now = self._upstream.series(symbol), self._now_ms()
         first = series.first_ms
@@ -284,23 +297,26 @@ class Rest:
             after = bar_end(interval, opened)
             bar = series.bar(opened, after)
             if bar is not None:
-                rows.append(kline_row((opened, after), bar, query.unit))
+                rows.append(kline_row((opened, after), bar, query.unit, self._form(symbol)))
             opened = after
         return rows
 
-    def _rows(self, trades: list[Trade], query: Query) -> list[dict[str, Any]]:
+    def _rows(self, _symbol: str, trades: list[Trade], query: Query) -> list[dict[str, Any]]:
         return [trade_row(trade, self._faults.skew_ms, query.unit) for trade in trades]
+
+    def _agg_rows(self, _symbol: str, trades: list[Trade], query: Query) -> list[dict[str, Any]]:
+        return [agg_trade_row(trade, self._faults.skew_ms, query.unit) for trade in trades]
 
     def _trades(self, query: Query) -> Any:
         symbol, limit = query.symbol(), query.limit(500, 1_000)
         query.done()
-        return self._rows(self._upstream.series(symbol).recent(limit), query)
+        return self._rows(symbol, self._upstream.series(symbol).recent(limit), query)
 
     def _historical_trades(self, query: Query) -> Any:
         symbol, limit, ident = query.symbol(), query.limit(500, 1_000), query.integer("fromId")
         query.done()
         series = self._upstream.series(symbol)
-        return self._rows(series.recent(limit) if ident is None else series.from_id(ident, limit), query)
+        return self._rows(symbol, series.recent(limit) if ident is None else series.from_id(ident, limit), query)
 
     def _agg_trades(self, query: Query) -> Any:
         symbol, limit, ident = query.symbol(), query.limit(500, 1_000), query.integer("fromId")
@@ -317,7 +333,7 @@ class Rest:
             found = series.between(low - shift, high - shift, limit)
         else:
             found = series.recent(limit)
-        return [agg_trade_row(trade, shift, query.unit) for trade in found]
+        return self._agg_rows(symbol, found, query)
 
     def _depth(self, query: Query) -> Any:
         symbol, limit = query.symbol(), query.limit(100, 5_000)
@@ -377,11 +393,13 @@ _MINI = (
 )
 
 
-def _always(weight: int) -> Callable[[web.Request], int]:
+def always(weight: int) -> Callable[[web.Request], int]:
+    """A request that weighs the same whatever is asked."""
     return lambda _request: weight
 
 
-def _single_or(single: int, several: int) -> Callable[[web.Request], int]:
+def single_or(single: int, several: int) -> Callable[[web.Request], int]:
+    """A request that weighs less for one symbol."""
     return lambda request: single if "symbol" in request.query else several
 
 
@@ -391,7 +409,8 @@ def _depth_weight(request: web.Request) -> int:
     return 5 if limit <= 100 else 25 if limit <= 500 else 50 if limit <= 1_000 else 250
 
 
-def _rate_limit(kind: str, minutes: int, limit: int) -> dict[str, Any]:
+def rate_limit(kind: str, minutes: int, limit: int) -> dict[str, Any]:
+    """One limit as the venue lists it."""
     return {"rateLimitType": kind, "interval": "MINUTE", "intervalNum": minutes, "limit": limit}
 
 

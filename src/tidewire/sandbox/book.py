@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tidewire.sandbox.config import SymbolInfo
-from tidewire.sandbox.series import e8, lattice
+from tidewire.sandbox.messages import SPOT, Form
+from tidewire.sandbox.series import lattice
 
 LEVELS = 50
 
@@ -20,10 +21,15 @@ class Recorder:
 
 
 class Book:
-    """Fifty levels a side, ``gap`` ticks apart, one tick of spread; quantities in steps, prices in ticks."""
+    """Fifty levels a side, ``gap`` ticks apart, one tick of spread; quantities in steps, prices in ticks.
 
-    def __init__(self, info: SymbolInfo, update_id: int) -> None:
+    ``form``: how it is written. ``stride``: by how much update ids go on with each change.
+    """
+
+    def __init__(self, info: SymbolInfo, update_id: int, form: Form = SPOT, stride: int = 1) -> None:
         self.info = info
+        self._price, self._size = form.price, form.size
+        self._stride = stride
         self.gap = lattice(info)
         self.level = info.open_e8 // info.tick_e8 // self.gap
         self.update_id = update_id
@@ -40,8 +46,8 @@ class Book:
 
     def _retop(self) -> None:
         self.bid_tick, self.ask_tick = self._bid(0), self._ask(0)
-        self.bid_price = e8(self.bid_tick * self.info.tick_e8)
-        self.ask_price = e8(self.ask_tick * self.info.tick_e8)
+        self.bid_price = self._price(self.bid_tick * self.info.tick_e8)
+        self.ask_price = self._price(self.ask_tick * self.info.tick_e8)
 
     def _set(self, is_bid: bool, tick: int, steps: int) -> None:
         side = self.bids if is_bid else self.asks
@@ -49,7 +55,7 @@ class Book:
             side[tick] = steps
         else:
             del side[tick]
-        self.update_id += 1
+        self.update_id += self._stride
         for recorder in self.recorders:
             (recorder.bids if is_bid else recorder.asks)[tick] = steps
 
@@ -93,7 +99,7 @@ class Book:
         """Levels as the venue writes them, best first."""
         tick, step = self.info.tick_e8, self.info.step_e8
         ordered = sorted(levels, reverse=is_bid)[:limit]
-        return [[e8(at * tick), e8(levels[at] * step)] for at in ordered]
+        return [[self._price(at * tick), self._size(levels[at] * step)] for at in ordered]
 
     def snapshot(self, limit: int) -> dict[str, object]:
         """The body of a depth request and of a partial depth stream."""
@@ -108,7 +114,7 @@ class Book:
         step = self.info.step_e8
         return {
             "bidPrice": self.bid_price,
-            "bidQty": e8(self.bids[self.bid_tick] * step),
+            "bidQty": self._size(self.bids[self.bid_tick] * step),
             "askPrice": self.ask_price,
-            "askQty": e8(self.asks[self.ask_tick] * step),
+            "askQty": self._size(self.asks[self.ask_tick] * step),
         }

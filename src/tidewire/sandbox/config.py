@@ -41,7 +41,7 @@ class SymbolInfo:
     tick_e8: int
     step_e8: int
     open_e8: int
-    status: str = "TRADING"
+    status: str = field(default="TRADING", kw_only=True)
 
 
 def split_symbol(symbol: str) -> tuple[str, str]:
@@ -60,6 +60,11 @@ def symbol_info(symbol: str) -> SymbolInfo:
     base, quote = split_symbol(symbol)
     price = round(SeededRng(f"price:{symbol}").uniform(1.0, 100.0) * E8)
     return SymbolInfo(symbol, base, quote, 100_000, 1_000_000, price)
+
+
+def coinm_names(count: int) -> tuple[str, ...]:
+    """That many inverse perpetuals (``BTCUSD_PERP`` ...)."""
+    return tuple(f"{name.removesuffix('USDT')}USD_PERP" for name in symbol_names(count))
 
 
 def symbol_names(count: int) -> tuple[str, ...]:
@@ -116,13 +121,14 @@ def changed_faults(now: Faults, change: Mapping[str, Any]) -> Faults:
 
 @dataclass(frozen=True)
 class LimitConfig:
-    """The venue's limits; the defaults are Binance spot's.
+    """The venue's limits; the defaults are Binance's, each market with a weight of its own.
 
     After ``ban_after`` requests over the limit the answer is 418 for ``ban_s`` seconds instead of 429.
     ``slow_client_s``: a client that leaves its socket full for so long is cut.
     """
 
     weight_per_minute: int = 6_000
+    futures_weight_per_minute: int = 2_400
     ban_after: int = 10
     ban_s: int = 120
     ping_interval_s: float = 20.0
@@ -138,11 +144,12 @@ class LimitConfig:
 class SandboxConfig:
     """How a sandbox runs.
 
-    Synthetic market: ``rate`` is market events per second (one event gives zero to two messages), None = as fast
-    as clients read; ``events`` stops it after so many. With ``start_ns`` the market has a clock of its own that
-    begins there, moves ``1 / rate`` (or ``1 / pace``) seconds an event and is told to clients; runs with the same
-    seed are then the same bytes. Without it the market lives on the wall clock. REST history reaches
-    ``history_hours`` back.
+    Synthetic market: ``symbols`` are spot's; ``usdm_symbols`` and ``coinm_symbols`` those of two futures markets, each
+    of which runs beside it in the same way where it has any. ``rate`` is market events per second (one event gives zero
+    to two messages), None = as fast as clients read; ``events`` stops it after so many. With ``start_ns`` the market
+    has a clock of its own that begins there, moves ``1 / rate`` (or ``1 / pace``) seconds an event and is told to
+    clients; runs with the same seed are then the same bytes. Without it the market lives on the wall clock. REST
+    history reaches ``history_hours`` back.
 
     Recording: ``tape`` is played at ``speed`` times real speed, None = as fast as clients read.
 
@@ -154,6 +161,8 @@ class SandboxConfig:
     port: int = 0
     seed: int = 7
     symbols: tuple[str, ...] = DEFAULT_SYMBOLS
+    usdm_symbols: tuple[str, ...] = ()
+    coinm_symbols: tuple[str, ...] = ()
     rate: float | None = 200.0
     events: int | None = None
     start_ns: int | None = None
@@ -176,6 +185,8 @@ class SandboxConfig:
                 raise InputError(f"{name} is {value}; valid is a number above 0, or None for as fast as possible.")
         if not 0 < self.history_hours <= 8_760:
             raise InputError(f"history_hours is {self.history_hours}; valid is 1 to 8760.")
+        if self.tape is not None and (self.usdm_symbols or self.coinm_symbols):
+            raise InputError("A recording is played on spot; leave usdm_symbols and coinm_symbols out.")
         if not self.symbols:
             raise InputError("symbols is empty; name at least one, such as BTCUSDT.")
 

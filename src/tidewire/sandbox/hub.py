@@ -7,6 +7,7 @@ again, so the drivers never run ahead of the slowest reader by more than one chu
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
@@ -61,14 +62,22 @@ class Socket(Protocol):
         ...
 
 
-class Connection:
-    """One WebSocket client."""
+def everything(_stream: str) -> bool:
+    """An address that serves all streams."""
+    return True
 
-    def __init__(self, number: int, socket: Socket, *, combined: bool, micro: bool) -> None:
+
+class Connection:
+    """One WebSocket client; a stream that its address does not serve is taken and stays silent."""
+
+    def __init__(
+        self, number: int, socket: Socket, *, combined: bool, micro: bool, serves: Callable[[str], bool] = everything
+    ) -> None:
         self.number = number
         self.socket = socket
         self.combined = combined
         self.micro = micro
+        self.serves = serves
         self.streams: dict[str, None] = {}
         self.out: list[bytes] = []
         self.told_ns = 0
@@ -98,6 +107,7 @@ class Hub:
         self._on_change: Callable[[Iterable[str]], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: set[Connection] = set()
+        self._numbers = itertools.count(1)
         self.faults = FaultInjector(faults, clock, self.entry)
         self.channels: dict[str, Channel] = {}
         self.connections: dict[int, Connection] = {}
@@ -115,6 +125,10 @@ class Hub:
         self._expected = expected
 
     # --- connections
+
+    def next_number(self) -> int:
+        """The number of the next connection."""
+        return next(self._numbers)
 
     def add(self, connection: Connection) -> None:
         """A client has connected."""
@@ -148,6 +162,8 @@ class Hub:
         for stream in streams:
             if stream not in connection.streams:
                 connection.streams[stream] = None
+                if not connection.serves(stream):
+                    continue
                 if stream not in self.channels:
                     self.channels[stream] = Channel(stream, self.entry(stream))
                 self.channels[stream].listeners.append(connection)
@@ -158,6 +174,8 @@ class Hub:
         for stream in streams:
             if stream in connection.streams:
                 del connection.streams[stream]
+                if not connection.serves(stream):
+                    continue
                 channel = self.channels[stream]
                 channel.listeners.remove(connection)
                 if not channel.listeners:

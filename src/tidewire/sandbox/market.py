@@ -15,8 +15,16 @@ from tidewire.records.clock import Clock, SeededRng
 from tidewire.sandbox.book import Book, Recorder
 from tidewire.sandbox.config import SandboxConfig, SymbolInfo, symbol_info
 from tidewire.sandbox.hub import Hub
-from tidewire.sandbox.messages import encode, kline_message, mini_ticker_facts, statistics, ticker_facts
-from tidewire.sandbox.series import INTERVALS, History, Series, bar_end, bar_open, e8
+from tidewire.sandbox.messages import (
+    SPOT,
+    Form,
+    encode,
+    kline_message,
+    mini_ticker_facts,
+    statistics,
+    ticker_facts,
+)
+from tidewire.sandbox.series import INTERVALS, History, Series, Trade, bar_end, bar_open, e8
 
 FIRST_ID = 1_000_000
 _BLOCK_WORDS = 4_096
@@ -29,11 +37,14 @@ _DEPTH = re.compile(r"depth(5|10|20)?(?:@(100|1000)ms)?")
 class Pair:
     """One symbol of the market: its trades, bars and book."""
 
-    def __init__(self, info: SymbolInfo, seed: int, start_ms: int, hours: int) -> None:
+    def __init__(
+        self, info: SymbolInfo, seed: int, start_ms: int, hours: int, form: Form = SPOT, stride: int = 1
+    ) -> None:
         self.info = info
+        self.form = form
         history = History(info, seed, start_ms, hours, FIRST_ID)
         self.series = Series(history)
-        self.book = Book(info, 10 * FIRST_ID)
+        self.book = Book(info, 10 * FIRST_ID, form, stride)
         self.next_id = FIRST_ID + len(history)
         lower = info.symbol.lower()
         self.trade_stream = f"{lower}@trade"
@@ -42,7 +53,7 @@ class Pair:
 
 
 @dataclass
-class _Push:
+class Push:
     """A stream pushed by time: ``push(at_ms)`` publishes and returns when it is due again."""
 
     due_ms: int
@@ -65,15 +76,16 @@ class Market:
         self._words = memoryview(b"").cast("Q")
         self._word = 0
         self._due_ms: float = float("inf")
-        self._pushes: dict[str, _Push] = {}
+        self._pushes: dict[str, Push] = {}
         self.events = 0
         self.state = "waiting"
         start_ms = self._start_ns // 1_000_000
-        self.pairs = {
-            name: Pair(symbol_info(name), config.seed, start_ms, config.history_hours) for name in config.symbols
-        }
+        self.pairs = {name: self._listed(name, start_ms) for name in config.symbols}
         self._pair_list = list(self.pairs.values())
         self._lower = {name.lower(): pair for name, pair in self.pairs.items()}
+
+    def _listed(self, name: str, start_ms: int) -> Pair:
+        return Pair(symbol_info(name), self._config.seed, start_ms, self._config.history_hours)
 
     # --- what REST reads
 
@@ -169,6 +181,11 @@ class Market:
         ident, now_ms = pair.next_id, now_ns // 1_000_000
         pair.next_id += 1
         pair.series.add(ident, price, size, now_ms, buyer_maker)
+        self._tell_trade(pair, (ident, price, size, now_ms, buyer_maker), now_ns)
+
+    def _tell_trade(self, pair: Pair, trade: Trade, now_ns: int) -> None:
+        ident, price, size, now_ms, buyer_maker = trade
+        info = pair.info
         channels = self._hub.channels
         maker = "true" if buyer_maker else "false"
         if pair.trade_stream in channels:
@@ -223,22 +240,22 @@ class Market:
                 self._pushes[stream] = push
         self._redue()
 
-    def _push(self, stream: str) -> _Push | None:
+    def _push(self, stream: str) -> Push | None:
         now_ms = self.now_ns() // 1_000_000
         if stream == "!ticker@arr":
-            return _Push(now_ms + 1_000, lambda at: self._all_tickers(stream, at))
+            return Push(now_ms + 1_000, lambda at: self._all_tickers(stream, at))
         symbol, _, kind = stream.partition("@")
         pair = self._lower.get(symbol)
         if pair is None:
             return None
         if kind in ("ticker", "miniTicker"):
-            return _Push(now_ms + 1_000, lambda at: self._ticker(stream, pair, at))
+            return Push(now_ms + 1_000, lambda at: self._ticker(stream, pair, at))
         if kind.startswith("kline_") and kind[6:] in INTERVALS:
             return self._kline_push(stream, pair, kind[6:], now_ms)
         if found := _DEPTH.fullmatch(kind):
             period = int(found[2] or 1_000)
             if found[1]:
-                return _Push(now_ms + period, lambda at: self._partial(stream, pair, int(found[1]), at, period))
+                return Push(now_ms + period, lambda at: self._partial(stream, pair, int(found[1]), at, period))
             return self._depth_push(stream, pair, now_ms, period)
         return None
 
@@ -255,7 +272,7 @@ class Market:
         self._hub.publish(stream, at, encode(rows), self._now_ns)
         return at + 1_000
 
-    def _kline_push(self, stream: str, pair: Pair, interval: str, now_ms: int) -> _Push:
+    def _kline_push(self, stream: str, pair: Pair, interval: str, now_ms: int) -> Push:
         opened = bar_open(interval, now_ms)
         every = 1_000 if interval == "1s" else _KLINE_PUSH_MS
 
@@ -264,37 +281,41 @@ class Market:
             end = bar_end(interval, opened)
             bar = pair.series.bar(opened, end)
             if bar is not None:
-                data = kline_message(pair.info.symbol, interval, (opened, end), bar, at)
+                data = kline_message(pair.info.symbol, interval, (opened, end), bar, at, pair.form)
                 self._hub.publish(stream, opened, data, self._now_ns)
             if at >= end:
                 opened = end
             return min((at // every + 1) * every, bar_end(interval, opened))
 
-        return _Push(min((now_ms // every + 1) * every, bar_end(interval, opened)), push)
+        return Push(min((now_ms // every + 1) * every, bar_end(interval, opened)), push)
 
-    def _depth_push(self, stream: str, pair: Pair, now_ms: int, period: int) -> _Push:
+    def _depth_push(self, stream: str, pair: Pair, now_ms: int, period: int) -> Push:
         book = pair.book
         recorder = Recorder(book.update_id)
         book.recorders.append(recorder)
 
         def push(at: int) -> int:
             if book.update_id > recorder.since:
-                facts = {
-                    "e": "depthUpdate",
-                    "E": at,
-                    "s": pair.info.symbol,
-                    "U": recorder.since + 1,
-                    "u": book.update_id,
-                    "b": book.rows(True, recorder.bids),
-                    "a": book.rows(False, recorder.asks),
-                }
+                facts = self._depth_facts(pair, recorder, at)
                 recorder.since = book.update_id
                 recorder.bids.clear()
                 recorder.asks.clear()
                 self._hub.publish(stream, book.update_id, encode(facts), self._now_ns)
             return at + period
 
-        return _Push(now_ms + period, push, lambda: book.recorders.remove(recorder))
+        return Push(now_ms + period, push, lambda: book.recorders.remove(recorder))
+
+    def _depth_facts(self, pair: Pair, recorder: Recorder, at: int) -> dict[str, Any]:
+        book = pair.book
+        return {
+            "e": "depthUpdate",
+            "E": at,
+            "s": pair.info.symbol,
+            "U": recorder.since + 1,
+            "u": book.update_id,
+            "b": book.rows(True, recorder.bids),
+            "a": book.rows(False, recorder.asks),
+        }
 
     def _partial(self, stream: str, pair: Pair, levels: int, at: int, period: int) -> int:
         book = pair.book

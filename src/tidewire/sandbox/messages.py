@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,10 +13,27 @@ from tidewire.sandbox.series import DAY, MINUTE, Bar, Series, Trade, e8
 
 encode = msgspec.json.encode
 
+Text = Callable[[int], str]
+"""A number of 1e-8 as the venue writes it."""
 
-def kline_message(symbol: str, interval: str, span: tuple[int, int], bar: Bar, now_ms: int) -> bytes:
+
+@dataclass(frozen=True)
+class Form:
+    """How a market writes prices and quantities, and what it gives as turnover of a bar, whole and of its takers."""
+
+    price: Text = e8
+    size: Text = e8
+    turnover: Callable[[Bar], tuple[int, int]] = lambda bar: (bar.quote, bar.taker_quote)
+
+
+SPOT = Form()
+
+
+def kline_message(symbol: str, interval: str, span: tuple[int, int], bar: Bar, now_ms: int, form: Form = SPOT) -> bytes:
     """A ``kline`` message; ``x`` is true once the bar's time is over."""
     begin, end = span
+    price, size = form.price, form.size
+    turnover, taken = form.turnover(bar)
     kline = {
         "t": begin,
         "T": end - 1,
@@ -23,36 +41,37 @@ def kline_message(symbol: str, interval: str, span: tuple[int, int], bar: Bar, n
         "i": interval,
         "f": bar.first if bar.count else -1,
         "L": bar.last if bar.count else -1,
-        "o": e8(bar.open),
-        "c": e8(bar.close),
-        "h": e8(bar.high),
-        "l": e8(bar.low),
-        "v": e8(bar.volume),
+        "o": price(bar.open),
+        "c": price(bar.close),
+        "h": price(bar.high),
+        "l": price(bar.low),
+        "v": size(bar.volume),
         "n": bar.count,
         "x": now_ms >= end,
-        "q": e8(bar.quote),
-        "V": e8(bar.taker),
-        "Q": e8(bar.taker_quote),
+        "q": e8(turnover),
+        "V": size(bar.taker),
+        "Q": e8(taken),
         "B": "0",
     }
     return encode({"e": "kline", "E": now_ms, "s": symbol, "k": kline})
 
 
-def kline_row(span: tuple[int, int], bar: Bar, unit: int) -> list[Any]:
+def kline_row(span: tuple[int, int], bar: Bar, unit: int, form: Form = SPOT) -> list[Any]:
     """One row of a klines request; ``unit`` 1 for milliseconds, 1000 for microseconds."""
     begin, end = span
+    turnover, taken = form.turnover(bar)
     return [
         begin * unit,
-        e8(bar.open),
-        e8(bar.high),
-        e8(bar.low),
-        e8(bar.close),
-        e8(bar.volume),
+        form.price(bar.open),
+        form.price(bar.high),
+        form.price(bar.low),
+        form.price(bar.close),
+        form.size(bar.volume),
         end * unit - 1,
-        e8(bar.quote),
+        e8(turnover),
         bar.count,
-        e8(bar.taker),
-        e8(bar.taker_quote),
+        form.size(bar.taker),
+        e8(taken),
         "0",
     ]
 
@@ -111,26 +130,27 @@ _WS_NAMES = {
 _MINI = ("c", "o", "h", "l", "v", "q")
 
 
-def statistics(symbol: str, series: Series, best: Mapping[str, str], now_ms: int) -> dict[str, Any]:
+def statistics(symbol: str, series: Series, best: Mapping[str, str], now_ms: int, form: Form = SPOT) -> dict[str, Any]:
     """24 hour statistics as REST gives them: of the trades from a whole minute 24 hours ago until now."""
     begin = (now_ms - DAY) // MINUTE * MINUTE + MINUTE
     bar = series.bar(begin, now_ms + 1) or Bar(0)
     before = series.price_before(begin)
     last = series.recent(1)
+    price, size = form.price, form.size
     return {
         "symbol": symbol,
-        "priceChange": e8(bar.close - bar.open),
+        "priceChange": price(bar.close - bar.open),
         "priceChangePercent": f"{(bar.close - bar.open) * 100 / (bar.open or 1):.3f}",
-        "weightedAvgPrice": e8(bar.quote * E8 // bar.volume if bar.volume else 0),
-        "prevClosePrice": e8(before or bar.open),
-        "lastPrice": e8(bar.close),
-        "lastQty": e8(last[0][2] if last else 0),
+        "weightedAvgPrice": price(bar.quote * E8 // bar.volume if bar.volume else 0),
+        "prevClosePrice": price(before or bar.open),
+        "lastPrice": price(bar.close),
+        "lastQty": size(last[0][2] if last else 0),
         **best,
-        "openPrice": e8(bar.open),
-        "highPrice": e8(bar.high),
-        "lowPrice": e8(bar.low),
-        "volume": e8(bar.volume),
-        "quoteVolume": e8(bar.quote),
+        "openPrice": price(bar.open),
+        "highPrice": price(bar.high),
+        "lowPrice": price(bar.low),
+        "volume": size(bar.volume),
+        "quoteVolume": e8(form.turnover(bar)[0]),
         "openTime": begin,
         "closeTime": now_ms,
         "firstId": bar.first if bar.count else -1,

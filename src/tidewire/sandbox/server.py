@@ -1,13 +1,14 @@
 """The sandbox itself: one loopback port with Binance's REST and WebSocket, and ``/sandbox/...`` to steer it.
 
-``GET /sandbox/status``, ``GET /sandbox/ledger``, ``GET`` and ``POST /sandbox/faults``, ``POST /sandbox/play``,
-``POST /sandbox/pause``, ``POST /sandbox/shutdown``, ``POST /sandbox/listing``.
+``GET /sandbox/status``, ``GET /sandbox/ledger`` (both of spot; ``?market=usdm`` or ``coinm``: of futures), ``GET`` and
+``POST /sandbox/faults``, ``POST /sandbox/play``, ``POST /sandbox/pause``, ``POST /sandbox/shutdown``, ``POST
+/sandbox/listing``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -17,12 +18,11 @@ from aiohttp.typedefs import Handler
 from tidewire import telemetry
 from tidewire.errors import InputError
 from tidewire.records.clock import Clock, SystemClock
-from tidewire.sandbox.binance import Rest
 from tidewire.sandbox.config import FailRest, Faults, LimitConfig, SandboxConfig, changed_faults, symbol_names
 from tidewire.sandbox.hub import Connection, Hub
 from tidewire.sandbox.market import Market, check_symbols
-from tidewire.sandbox.streams import StreamServer
 from tidewire.sandbox.tape import Tape
+from tidewire.sandbox.venues import SPOT, Venue, venues
 
 __all__ = ["FailRest", "Faults", "LimitConfig", "Sandbox", "SandboxConfig", "run", "symbol_names"]
 
@@ -49,18 +49,12 @@ class Sandbox:
         check_symbols(config.symbols)
         self._config = config
         self._clock = clock or SystemClock()
-        tell = config.tape is not None or config.start_ns is not None
-        self._hub = Hub(self._clock, config.faults, config.limits, tell_clock=tell)
-        self._upstream: Market | Tape = (
-            Tape(config.tape, config, self._hub, self._clock)
-            if config.tape is not None
-            else Market(config, self._hub, self._clock)
-        )
+        self._venues = venues(config, self._clock)
+        self._upstream = self._venues[SPOT].upstream
         self._runner: web.AppRunner | None = None
         self._drive: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._port = 0
-        self._failure: str | None = None
 
     @property
     def url(self) -> str:
@@ -80,9 +74,10 @@ class Sandbox:
         """Listen, and begin (or wait to begin) playing."""
         if isinstance(self._upstream, Tape):
             await self._upstream.load()
-        self._hub.attach(self._upstream.subscribed, self._upstream.expected(self._config.start_on))
-        if isinstance(self._upstream, Market) and not self._config.start_on:
-            self._hub.started.set()
+        for venue in self._venues.values():
+            venue.hub.attach(venue.upstream.subscribed, venue.upstream.expected(self._config.start_on))
+            if isinstance(venue.upstream, Market) and not self._config.start_on:
+                venue.hub.started.set()
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0, handle_signals=False)
         await runner.setup()
         self._runner = runner
@@ -103,65 +98,68 @@ class Sandbox:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._hub.stop()
+        for venue in self._venues.values():
+            await venue.hub.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
     async def _run(self) -> None:
-        try:
-            await self._upstream.run()
-        except Exception as error:
-            # A sandbox that has stopped playing must say so in its status, not die unseen in a task.
-            self._failure = f"{type(error).__name__}: {error}"
-            _log.exception("playing failed")
+        await asyncio.gather(*(_play(venue) for venue in self._venues.values()))
 
     # --- steering
 
     def play(self) -> None:
         """Begin now, whoever is subscribed, or go on after a pause."""
-        self._hub.started.set()
+        for venue in self._venues.values():
+            venue.hub.started.set()
 
     def pause(self) -> None:
-        """Let the synthetic market stand still until `play`: nothing is traded, nothing sent."""
-        self._hub.started.clear()
+        """Let the synthetic markets stand still until `play`: nothing is traded, nothing sent."""
+        for venue in self._venues.values():
+            venue.hub.started.clear()
 
     async def finished(self) -> None:
-        """Wait until the recording, or the configured number of events, has been played."""
+        """Wait until the recording, or the configured number of events of each market, has been played."""
         if self._drive is not None:
             await asyncio.shield(self._drive)
 
     @property
     def faults(self) -> Faults:
-        """The fault switches."""
-        return self._hub.faults.faults
+        """The fault switches, the same of all markets."""
+        return self._venues[SPOT].hub.faults.faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self._hub.faults.set(faults)
-        if self._hub.faults.away:
-            self._hub.disconnect_all("fault: the venue is away")
+        for venue in self._venues.values():
+            venue.hub.faults.set(faults)
+            if venue.hub.faults.away:
+                venue.hub.disconnect_all("fault: the venue is away")
 
     def disconnect(self) -> int:
         """Cut every connection now; return how many."""
-        return self._hub.disconnect_all("fault: disconnect now")
+        return sum(venue.hub.disconnect_all("fault: disconnect now") for venue in self._venues.values())
 
     def shutdown(self, after_s: float) -> int:
         """Say goodbye on every connection now, and cut after a while those that stayed; return how many heard it."""
-        heard = self._hub.say_goodbye(self._upstream.now_ns() // 1_000_000)
+        heard = [
+            (venue.hub, connection)
+            for venue in self._venues.values()
+            for connection in venue.hub.say_goodbye(venue.upstream.now_ns() // 1_000_000)
+        ]
         task = asyncio.get_running_loop().create_task(self._cut_later(heard, after_s))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return len(heard)
 
-    async def _cut_later(self, connections: Sequence[Connection], after_s: float) -> None:
+    async def _cut_later(self, connections: Sequence[tuple[Hub, Connection]], after_s: float) -> None:
         await self._clock.sleep(after_s)
-        for connection in connections:
+        for hub, connection in connections:
             if connection.open:
-                self._hub.cut(connection, "the server shuts down", 1001)
+                hub.cut(connection, "the server shuts down", 1001)
 
     def change_listing(self, listed: Sequence[str] = (), delisted: Sequence[str] = ()) -> None:
-        """List symbols anew, and end others; `InputError` for what cannot be, and for a recording."""
+        """List symbols of spot anew, and end others; `InputError` for what cannot be, and for a recording."""
         if not isinstance(self._upstream, Market):
             raise InputError("A recording lists what it lists; start a synthetic market.")
         for name in listed:
@@ -169,36 +167,25 @@ class Sandbox:
         for name in delisted:
             self._upstream.delist(name)
 
-    def status(self) -> dict[str, Any]:
+    def status(self, market: str = SPOT) -> dict[str, Any]:
         """Mode, state (waiting, playing, paused, done, failed), clock, connections, subscriptions and counts."""
-        upstream = self._upstream
-        return {
-            "mode": upstream.mode,
-            "state": "failed" if self._failure else upstream.state,
-            "failure": self._failure,
-            "clock_ns": upstream.now_ns(),
-            "events": upstream.events,
-            "events_total": upstream.total if isinstance(upstream, Tape) else self._config.events,
-            "connections": len(self._hub.connections),
-            "subscriptions": {stream: len(channel.listeners) for stream, channel in self._hub.channels.items()},
-            "sent": {stream: entry.sent for stream, entry in self._hub.ledger.items() if entry.sent},
-            "symbols": list(upstream.symbols),
-        }
+        return self._venue(market).status(self._config.events)
 
-    def ledger(self) -> dict[str, dict[str, object]]:
-        """What was sent of each stream that anyone listened to."""
-        return {stream: entry.facts() for stream, entry in self._hub.ledger.items()}
+    def ledger(self, market: str = SPOT) -> dict[str, dict[str, object]]:
+        """What was sent of each stream of a market that anyone listened to."""
+        return self._venue(market).ledger()
+
+    def _venue(self, market: str) -> Venue:
+        if market not in self._venues:
+            raise InputError(f"No market {market!r}; there are {', '.join(self._venues)}.")
+        return self._venues[market]
 
     # --- the application
 
     def _application(self) -> web.Application:
-        rest = Rest(self._upstream, self._hub.faults, self._clock, self._config.limits)
-        streams = StreamServer(self._hub, self._clock, self._config.limits)
         application = web.Application(client_max_size=_BODY_MAX, middlewares=[self._refuse])
-        application.router.add_get("/api/v3/{path:.+}", rest.handle)
-        application.router.add_get("/ws", streams.handle)
-        application.router.add_get("/ws/{streams:.*}", streams.handle)
-        application.router.add_get("/stream", streams.handle)
+        for venue in self._venues.values():
+            venue.route(application.router, self._clock, self._config.limits)
         application.router.add_get("/sandbox/status", self._get_status)
         application.router.add_get("/sandbox/ledger", self._get_ledger)
         application.router.add_get("/sandbox/faults", self._get_faults)
@@ -209,11 +196,11 @@ class Sandbox:
         application.router.add_post("/sandbox/pause", self._post_pause)
         return application
 
-    async def _get_status(self, _request: web.Request) -> web.Response:
-        return _json(self.status())
+    async def _get_status(self, request: web.Request) -> web.Response:
+        return _of_market(request, self.status)
 
-    async def _get_ledger(self, _request: web.Request) -> web.Response:
-        return _json(self.ledger())
+    async def _get_ledger(self, request: web.Request) -> web.Response:
+        return _of_market(request, self.ledger)
 
     async def _get_faults(self, _request: web.Request) -> web.Response:
         return _json(self.faults)
@@ -260,7 +247,11 @@ class Sandbox:
     @web.middleware
     async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """While the venue is away, whoever asks it anything finds the connection broken."""
-        if self._hub.faults.away and not request.path.startswith("/sandbox/") and request.transport is not None:
+        if (
+            self._venues[SPOT].hub.faults.away
+            and not request.path.startswith("/sandbox/")
+            and request.transport is not None
+        ):
             request.transport.abort()
             return web.Response(status=503)  # reaches nobody
         return await handler(request)
@@ -268,6 +259,22 @@ class Sandbox:
 
 def _json(body: object, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
+
+
+def _of_market(request: web.Request, facts: Callable[[str], object]) -> web.Response:
+    try:
+        return _json(facts(request.query.get("market", SPOT)))
+    except InputError as error:
+        return _json({"error": str(error)}, status=400)
+
+
+async def _play(venue: Venue) -> None:
+    try:
+        await venue.upstream.run()
+    except Exception as error:
+        # A market that has stopped playing must say so in its status, not die unseen in a task.
+        venue.failure = f"{type(error).__name__}: {error}"
+        _log.exception("playing failed")
 
 
 async def run(config: SandboxConfig, clock: Clock | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -11,7 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from tidewire.records.clock import Clock
 from tidewire.sandbox.config import LimitConfig
-from tidewire.sandbox.hub import Connection, Hub
+from tidewire.sandbox.hub import Connection, Hub, everything
 from tidewire.sandbox.limits import Window
 
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
@@ -52,18 +53,24 @@ class _AiohttpSocket:
 
 
 class StreamServer:
-    """Accepts ``/ws/...`` and ``/stream?streams=...`` and answers requests on them."""
+    """Accepts ``/ws/...`` and ``/stream?streams=...`` and answers requests on them.
 
-    def __init__(self, hub: Hub, clock: Clock, limits: LimitConfig) -> None:
+    ``serves`` says which streams there are at this address; all of them without it.
+    """
+
+    def __init__(
+        self, hub: Hub, clock: Clock, limits: LimitConfig, serves: Callable[[str], bool] | None = None
+    ) -> None:
         self._hub = hub
         self._clock = clock
         self._limits = limits
         self._arrivals = Window(clock, limits.connections_per_5_minutes, 300.0)
-        self._count = 0
+        self._serves = serves
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One connection, from upgrade to end."""
-        combined = request.path.startswith("/stream")
+        resource = request.match_info.route.resource
+        combined = resource is not None and resource.canonical.endswith("/stream")
         tail = request.query.get("streams", "") if combined else request.match_info.get("streams", "")
         streams = [name for name in tail.split("/") if name]
         unit = request.query.get("timeUnit", "MILLISECOND").upper()
@@ -76,9 +83,9 @@ class StreamServer:
             return web.Response(status=400, text="This address speaks WebSocket")
         writer = await ws.prepare(request)
         assert writer is not None
-        self._count += 1
         socket = _AiohttpSocket(ws, request, writer)
-        connection = Connection(self._count, socket, combined=combined, micro=unit == "MICROSECOND")
+        micro, number = unit == "MICROSECOND", self._hub.next_number()
+        connection = Connection(number, socket, combined=combined, micro=micro, serves=self._serves or everything)
         self._hub.add(connection)
         self._hub.subscribe(connection, streams)
         session = _Session(self._hub, self._clock, self._limits, connection, ws)

@@ -188,6 +188,7 @@ class Reading:
         opens = f"(epoch_us({'event_time' if self._kind is Trade.type else 'open_time'}) - {cells.offset_us})"
         opens = f"({opens} // {cells.step_us}) * {cells.step_us} + {cells.offset_us}"
         columns = _TRADE_BARS if self._kind is Trade.type else _KLINE_BARS
+        counted = " WHERE off_book IS NULL" if self._kind is Trade.type else ""
         limits: list[str] = []
         if query.as_of is not None:
             limits.append(f"greatest(max(public_at), {_time('open_us', cells.step_us)}) <= {values(query.as_of)}")
@@ -199,7 +200,7 @@ class Reading:
         down = " DESC" if query.order == "desc" else ""
         bars = fetch(
             connection,
-            f"WITH found AS ({found}), cut AS (SELECT *, {opens} AS open_us FROM found)"
+            f"WITH found AS ({found}), cut AS (SELECT *, {opens} AS open_us FROM found{counted})"
             f" SELECT source, instrument, open_us, {columns} FROM cut{beyond}"
             f" GROUP BY source, instrument, open_us{' HAVING ' + limits[0] if limits else ''}"
             f" ORDER BY open_us{down}, source{down}, instrument{down} LIMIT {values(query.limit + 1)}"

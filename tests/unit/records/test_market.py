@@ -27,6 +27,7 @@ BREAKS: dict[str, Any] = {
     "inner_nullability": [None, None],
 }
 NAMED_BREAKS: dict[str, dict[str, Any]] = {
+    "priced": {"price": None, "off_book": None},
     "not_crossed": {"bid_price": "2", "ask_price": "1"},
     "high_low": {"high": "1", "low": "2"},
     "high_is_highest": {"open": "1", "low": "1", "high": "2", "close": "3"},

@@ -190,7 +190,7 @@ class BinanceApp(App):
 
     def _carried(self, streams: Sequence[str]) -> list[Carried]:
         carried = {stream: each for collector in self._mine() for stream, each in collector.carried().items()}
-        return [carried[stream] for stream in streams if stream in carried]
+        return [each for stream in streams for each in carried.get(stream, ())]
 
     @property
     def last_frame_ns(self) -> int | None:

@@ -37,7 +37,7 @@ class BinanceCollector(Collector):
         """Stream names this collector wants on the App's feed."""
         return ()
 
-    def carried(self) -> Mapping[str, Carried]:
+    def carried(self) -> Mapping[str, Sequence[Carried]]:
         """Those of its streams whose breaks only the connection can show, and what they carry."""
         return {}
 
@@ -145,9 +145,10 @@ class QuoteCollector(BinanceCollector):
     def streams(self) -> Sequence[str]:
         return [f"{symbol.lower()}@bookTicker" for symbol in self.native()]
 
-    def carried(self) -> Mapping[str, Carried]:
+    def carried(self) -> Mapping[str, Sequence[Carried]]:
         instrument = self.binance.instrument
-        return {f"{symbol.lower()}@bookTicker": Carried("quote", instrument(symbol)) for symbol in self.native()}
+        streams = zip(self.streams(), self.native(), strict=True)
+        return {stream: [Carried("quote", instrument(symbol))] for stream, symbol in streams}
 
     def expects(self) -> Sequence[Expected]:
         assert isinstance(self.config, QuoteCollector.Config)

@@ -88,13 +88,14 @@ SPOT = Market(
 _FUTURES_STREAMS = {
     "depth": _PUBLIC,
     "bookTicker": _PUBLIC,
+    # Not said by the venue's announcement of the split, but single trades stayed on the old address when all that is
+    # under /market fell silent there.
+    "trade": _PUBLIC,
     "aggTrade": _MARKET,
     "markPrice": _MARKET,
     "kline": _MARKET,
     "forceOrder": _MARKET,
     "ticker": _MARKET,
-    # Not said by the venue's announcement of the split; with the aggregated trades is the likely place.
-    "trade": _MARKET,
 }
 _FUTURES_WEIGHTS = {"trades": 5, "historicalTrades": 20, "aggTrades": 20, "ticker/24hr": 40, "ticker/bookTicker": 5}
 _FUTURES_LIMITS: Mapping[str, Steps] = {

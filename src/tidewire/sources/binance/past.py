@@ -12,7 +12,9 @@ import msgspec
 from tidewire.collect import Expected, Missing, Range
 from tidewire.records.market import INTERVALS
 from tidewire.sources.binance import wire
+from tidewire.sources.binance import wire_futures as futures
 from tidewire.sources.binance.depth import DepthSnapshot
+from tidewire.sources.binance.markets import SPOT
 from tidewire.sources.binance.order_book import OrderBookCollector
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ MOST_ROWS = 1_000
 _SNAPSHOT = msgspec.json.Decoder(DepthSnapshot)
 _NOW = msgspec.json.Decoder(wire.Now)
 _BARS = msgspec.json.Decoder(list[wire.KlineRow])
+_MARKS = msgspec.json.Decoder(list[futures.PremiumIndex] | futures.PremiumIndex)
+_TICKERS = msgspec.json.Decoder(list[futures.Ticker24h] | futures.Ticker24h)
+_BESTS = msgspec.json.Decoder(list[futures.BookTicker] | futures.BookTicker)
 _TRADES = msgspec.json.Decoder(list[wire.PastTrade])
 
 
@@ -41,8 +46,12 @@ def spans(ranges: Sequence[Range], step: int, most: int) -> Iterator[Range]:
 
 
 async def _trades(app: BinanceApp, symbol: str, missing: Missing) -> int:
+    if app.market.trades_by_id_need_key and not app.config.api.key:
+        # Without a key the latest trades are all that is to be had; older ones are given up after some answers.
+        reply = await app.ask("trades", {"symbol": symbol, "limit": str(MOST_ROWS)}, background=True)
+        return await app.keep("trade", reply)
     kept = there = 0
-    for first, last in spans(missing.ranges, 1, MOST_ROWS):
+    for first, last in spans(missing.ranges, 1, app.market.trades_by_id):
         if last < there:  # the venue has nothing up to there
             continue
         params = {"symbol": symbol, "fromId": str(first), "limit": str(last - first + 1)}
@@ -83,11 +92,37 @@ async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mappi
         book = app.get("order_book")
         assert isinstance(book, OrderBookCollector)
         return _SNAPSHOT.decode(await book.snapshot(symbol)).last_update_id > last["sequence"]
+    if app.market is not SPOT:
+        return await _futures_have_more(app, symbol, expected, last)
     reply = await app.ask("ticker/24hr", {"symbol": symbol}, background=True)
     await app.keep("ticker", reply)
     now = _NOW.decode(reply.body)
     if expected.type == "trade":
         return last["sequence"] is not None and now.last_id > last["sequence"]
+    return _another_price(now, last)
+
+
+async def _futures_have_more(app: BinanceApp, symbol: str, expected: Expected, last: Mapping[str, Any]) -> bool:
+    """The same of futures, whose tickers have neither bid nor ask, and of mark prices, which are never still."""
+    if expected.type == "mark_price":
+        # Looked at, not kept: its row would pass for one that the stream brought.
+        reply = await app.ask("premiumIndex", {"symbol": symbol}, background=True)
+        marks = _MARKS.decode(reply.body)
+        latest = max(mark.time for mark in (marks if isinstance(marks, list) else [marks]))
+        return latest * 1_000 > last["event_time"]
+    if expected.type == "trade":
+        reply = await app.ask("ticker/24hr", {"symbol": symbol}, background=True)
+        await app.keep("ticker", reply)
+        tickers = _TICKERS.decode(reply.body)
+        newest = max(ticker.last_id for ticker in (tickers if isinstance(tickers, list) else [tickers]))
+        return last["sequence"] is not None and newest > last["sequence"]
+    reply = await app.ask("ticker/bookTicker", {"symbol": symbol}, background=True)
+    await app.keep("quote", reply)
+    found = _BESTS.decode(reply.body)
+    return any(_another_price(best, last) for best in (found if isinstance(found, list) else [found]))
+
+
+def _another_price(now: wire.Now | futures.BookTicker, last: Mapping[str, Any]) -> bool:
     shown = (now.bid_price, now.bid_qty, now.ask_price, now.ask_qty)
     return tuple(map(Decimal, shown)) != tuple(
         last[name] or Decimal(0) for name in ("bid_price", "bid_size", "ask_price", "ask_size")
