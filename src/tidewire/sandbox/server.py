@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -33,9 +34,15 @@ class Sandbox:
     """A local upstream in the caller's event loop.
 
     `start` raises `InputError` for a configuration that cannot be used and `OSError` when the port is taken.
+    ``market`` makes the market that is driven where no recording is, for programs that bring one of their own.
     """
 
-    def __init__(self, config: SandboxConfig, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: SandboxConfig,
+        clock: Clock | None = None,
+        market: Callable[[SandboxConfig, Hub, Clock], Market] = Market,
+    ) -> None:
         check_symbols(config.symbols)
         self._config = config
         self._clock = clock or SystemClock()
@@ -44,7 +51,7 @@ class Sandbox:
         self._upstream: Market | Tape = (
             Tape(config.tape, config, self._hub, self._clock)
             if config.tape is not None
-            else Market(config, self._hub, self._clock)
+            else market(config, self._hub, self._clock)
         )
         self._runner: web.AppRunner | None = None
         self._drive: asyncio.Task[None] | None = None
