@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -111,7 +112,7 @@ async def process(command: list[str], log: Path) -> AsyncGenerator[asyncio.subpr
             found.stdin.close()
             found.terminate()
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(20):
                     await found.wait()
             except TimeoutError:
                 found.kill()
@@ -128,6 +129,13 @@ async def told(found: asyncio.subprocess.Process, log: Path) -> dict[str, Any]:
     return report
 
 
+async def gone(server: int | None) -> None:
+    """Stop a server that its script has left behind."""
+    if server is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGTERM)
+
+
 @contextlib.asynccontextmanager
 async def peer(python: Path, contestant: Contestant, orders: dict[str, Any], folder: Path) -> AsyncGenerator[Running]:
     """A peer's script; its report is there afterwards."""
@@ -136,9 +144,11 @@ async def peer(python: Path, contestant: Contestant, orders: dict[str, Any], fol
     async with process([str(python), str(HERE / contestant.script), json.dumps(orders)], log) as found:
         facts = await line(found, START_S, log)
         running = Running(found.pid, facts.get("server"))
-        yield running
-        running.report = await told(found, log)
-        running.report["log"] = log.read_text().splitlines()[:5]
+        try:
+            yield running
+            running.report = await told(found, log)
+        finally:
+            await gone(running.server)
 
 
 def configuration(contestant: Contestant, scenario: str, url: str) -> dict[str, Any]:
@@ -179,7 +189,9 @@ def _stored(path: Path) -> dict[str, int]:
             if f"{kind}_v1" in names
         }
         if "book_delta_v1" in names:
-            query = "select count(*) from (select distinct instrument, sequence from book_delta_v1 where first_sequence is not null)"
+            # Levels of a snapshot have no first update id.
+            distinct = "select distinct instrument, sequence from book_delta_v1 where first_sequence is not null"
+            query = f"select count(*) from ({distinct})"
             counts["depth"] = store.execute(query).fetchall()[0][0]
     return counts
 
@@ -225,5 +237,4 @@ async def tidewire(contestant: Contestant, orders: dict[str, Any], folder: Path)
         "stored": stored,
         "python": sys.version.split()[0],
         "stages": {name: round(metrics.get(metric, 0.0), 3) for name, metric in STAGES.items()},
-        "log": log.read_text().splitlines()[:5],
     }

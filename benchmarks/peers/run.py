@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -23,7 +26,7 @@ from urllib.request import Request, urlopen
 import machine
 import msgspec
 import numpy as np
-from contestants import CONTESTANTS, START_S, Failed, Running, line, peer, process, tidewire
+from contestants import CONTESTANTS, START_S, Running, line, peer, process, tidewire
 from environments import Missing, environment, find_python
 from upstream import KINDS, SCENARIOS, SYMBOLS, make
 
@@ -31,7 +34,7 @@ from tidewire import telemetry
 from tidewire.records.clock import SystemClock
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+RESULTS = HERE.parent / "results"
 RATES = (1_000, 10_000, 50_000, 0)
 SETTLE_S = 1.0
 # A contestant is done when it used less than this for this long.
@@ -136,18 +139,19 @@ def summary(
     if running.server:
         found |= {"server_cpu_s": round(server_s, 2), "server_cpu_us_per_frame": round(server_s / sent * 1e6, 2)}
     if running.subscriber:
-        found |= {"subscriber_cpu_s": round(subscriber_s, 2)}
+        got = sum(report["subscriber"]["delivered"].values())
+        found |= {"subscriber_cpu_s": round(subscriber_s, 2), "subscriber_share": round(got / sent, 4)}
     return found | {"report": report}
 
 
-async def once(name: str, scenario: str, rate: int, frames: Path, python: Path) -> dict[str, Any]:
+async def once(name: str, scenario: str, rate: int, frames: Path, count: int, python: Path) -> dict[str, Any]:
     """One contestant against a fresh upstream."""
     contestant = CONTESTANTS[name]
     with tempfile.TemporaryDirectory(prefix="tidewire-peers-") as made:
         folder, log = Path(made), Path(made) / "upstream.log"
         folder.chmod(0o755)  # Postgres may run as a user of its own
         sent = folder / "sent"
-        command = [sys.executable, str(HERE / "upstream.py"), str(frames), str(rate), str(sent)]
+        command = [sys.executable, str(HERE / "upstream.py"), str(frames), str(count), str(rate), str(sent)]
         async with process(command, log) as upstream:
             orders = await line(upstream, START_S, log) | {"scenario": scenario, "symbols": SYMBOLS}
             run = (
@@ -169,7 +173,7 @@ async def once(name: str, scenario: str, rate: int, frames: Path, python: Path) 
 
 def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The median of every number; counts of what was delivered stay those of the last run."""
-    found = dict(runs[-1])
+    found = runs[-1] | {"finished": all(run["finished"] for run in runs)}
     for key, value in runs[-1].items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             values = [run[key] for run in runs if run.get(key) is not None]
@@ -193,20 +197,20 @@ def environments(names: list[str], python: str | None) -> tuple[dict[str, Path],
     return ready, missing
 
 
-async def measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Every scenario, rate and contestant; repeats are interleaved, so that a slow minute of the machine hits all."""
+async def measure(chosen: argparse.Namespace, folder: Path, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Every scenario, rate and contestant; repeats are interleaved, so that a slow minute of the machine hits all.
+
+    ``keep`` gets all there is after each rate: a run that is interrupted has not been for nothing.
+    """
     ready, missing = environments(chosen.contestants, chosen.python)
-    results: list[dict[str, Any]] = []
-    frames: dict[str, Any] = {}
+    found: dict[str, Any] = {"frames": {}, "results": []}
     for scenario in chosen.scenarios:
-        for rate in chosen.rates:
-            count = min(chosen.frames[scenario], rate * chosen.seconds) if rate else chosen.frames[scenario]
-            path = folder / f"{scenario}-{count}"
-            if not path.exists():
-                for old in folder.iterdir():
-                    old.unlink()
-                frames[f"{scenario} {count}"] = make(scenario, count, path)
-            names = [name for name in chosen.contestants if scenario in CONTESTANTS[name].scenarios]
+        most = chosen.frames[scenario]
+        path = folder / scenario
+        counts = {rate: min(most, rate * chosen.seconds) if rate else most for rate in chosen.rates}
+        found["frames"][scenario] = make(scenario, max(counts.values()), path)
+        names = [name for name in chosen.contestants if scenario in CONTESTANTS[name].scenarios]
+        for rate, count in counts.items():
             runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
             failures = dict(missing)
             for turn in range(chosen.repeat):
@@ -215,11 +219,17 @@ async def measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
                         continue
                     print(f"{scenario} {rate or 'saturated'} {name} ({turn + 1})", file=sys.stderr, flush=True)
                     try:
-                        runs[name].append(await once(name, scenario, rate, path, ready[name]))
-                    except (Failed, OSError, TimeoutError, ProcessLookupError) as error:
+                        runs[name].append(await once(name, scenario, rate, path, count, ready[name]))
+                    except Exception as error:  # the others go on
+                        traceback.print_exc()
                         failures[name] = f"{type(error).__name__}: {error}"
-            results += rows(scenario, rate, runs, failures)
-    return {"frames": frames, "results": results}
+            found["results"] += rows(scenario, rate, runs, failures)
+            keep(found)
+
+
+def plain(text: str) -> str:
+    """Without paths of this machine."""
+    return re.sub(r"(?<![\w.])/[\w./-]+/", "", text)
 
 
 def rows(
@@ -236,7 +246,7 @@ def rows(
             cost = each["cpu_us_per_row"]
             head |= {"cost_ratio_to_tidewire": round(cost / base, 2) if cost and base else None, **each}
         if name in failures:
-            head["not_run"] = failures[name]
+            head["not_run"] = plain(failures[name])
         found.append(head)
     return found
 
@@ -260,6 +270,12 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
+def written(found: dict[str, Any]) -> str:
+    """The result as JSON, each line of it on a line."""
+    lines = ",\n    ".join(json.dumps(row) for row in found["results"])
+    return json.dumps(found | {"results": "@"}, indent=2).replace('"@"', f"[\n    {lines}\n  ]") + "\n"
+
+
 def main() -> None:
     """Run and, with ``--save``, keep the results."""
     chosen = arguments()
@@ -269,21 +285,25 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True, cwd=HERE
     ).stdout.strip()
+    head = {
+        "benchmark": "peers",
+        "commit": commit,
+        "machine": machine.described(),
+        "settings": {"seconds": chosen.seconds, "frames": chosen.frames, "repeat": chosen.repeat},
+        "contestants": {name: CONTESTANTS[name].about for name in chosen.contestants},
+    }
+    last = ""
+
+    def keep(found: dict[str, Any]) -> None:
+        nonlocal last
+        last = written(head | found)
+        if chosen.save:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{commit}-peers.json").write_text(last)
+
     with tempfile.TemporaryDirectory(prefix="tidewire-frames-") as folder:
-        found = {
-            "benchmark": "peers",
-            "commit": commit,
-            "machine": machine.described(),
-            "settings": {"seconds": chosen.seconds, "frames": chosen.frames, "repeat": chosen.repeat},
-            "contestants": {name: CONTESTANTS[name].about for name in chosen.contestants},
-            **asyncio.run(measure(chosen, Path(folder))),
-        }
-    text = json.dumps(found, indent=2)
-    print(text)
-    if chosen.save:
-        results = ROOT / "benchmarks" / "results"
-        results.mkdir(exist_ok=True)
-        (results / f"{commit}-peers.json").write_text(text + "\n")
+        asyncio.run(measure(chosen, Path(folder), keep))
+    sys.stdout.write(last)
 
 
 if __name__ == "__main__":

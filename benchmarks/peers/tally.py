@@ -7,6 +7,7 @@ prints what it got as one JSON line.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.orders: dict[str, Any] = json.loads(sys.argv[1])
+        # Whoever is terminated stops the server beside it first.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         self.counts: Counter[str] = Counter()
         self.samples: list[tuple[str, str, int, int]] = []
 

@@ -4,10 +4,10 @@ The frames are those of the sandbox's synthetic market. They are made once for a
 all contestants get the same ones and playing costs a fraction of what making them does. Only ``E`` and ``T`` are set
 when a frame is sent. A process of its own:
 
-    python benchmarks/peers/upstream.py FRAMES RATE SENT
+    python benchmarks/peers/upstream.py FRAMES COUNT RATE SENT
 
-prints its addresses, plays on ``POST /sandbox/play`` and writes when each frame was sent to the file SENT; RATE 0 is as
-fast as the client reads.
+prints its addresses, plays the first COUNT frames on ``POST /sandbox/play`` and writes when each was sent to the file
+SENT; RATE is in frames a second, 0 is as fast as the client reads.
 """
 
 from __future__ import annotations
@@ -117,8 +117,11 @@ def _pieces(data: bytes) -> tuple[bytes, ...]:
 class Rehearsed(Market):
     """Plays the frames; REST shows the market as it was before the first of them."""
 
-    def __init__(self, config: SandboxConfig, hub: Hub, clock: Clock, frames: list[Frame], rate: float) -> None:
+    def __init__(
+        self, config: SandboxConfig, hub: Hub, clock: Clock, frames: list[Frame], count: int, rate: float
+    ) -> None:
         super().__init__(config, hub, clock)
+        self._count = count
         self._frames = [(frame.stream, frame.ident, _pieces(frame.data)) for frame in frames]
         self._rate = rate
         self.sent: dict[str, tuple[array[int], array[int]]] = defaultdict(lambda: (array("q"), array("q")))
@@ -136,7 +139,7 @@ class Rehearsed(Market):
         """Play everything somebody listens to."""
         await self._hub.started.wait()
         self.state = "playing"
-        wanted = [frame for frame in self._frames if frame[0] in self._hub.channels]
+        wanted = [frame for frame in self._frames if frame[0] in self._hub.channels][: self._count]
         self.began_ns = self._clock.mono_ns()
         if self._rate:
             await self._paced(wanted)
@@ -177,13 +180,13 @@ class Rehearsed(Market):
             yield KINDS[name], symbol.upper(), idents.tobytes(), times.tobytes()
 
 
-async def serve(path: Path, rate: float, sent: Path) -> None:
+async def serve(path: Path, count: int, rate: float, sent: Path) -> None:
     """Listen, play when told to, and leave when standard input ends."""
     loaded = msgspec.msgpack.decode(path.read_bytes(), type=Frames)
     made: list[Rehearsed] = []
 
     def market(config: SandboxConfig, hub: Hub, clock: Clock) -> Rehearsed:
-        made.append(Rehearsed(config, hub, clock, loaded.frames, rate))
+        made.append(Rehearsed(config, hub, clock, loaded.frames, count, rate))
         return made[0]
 
     sandbox = Sandbox(_config(loaded.scenario, loaded.start_ns), market=market)
@@ -205,4 +208,4 @@ async def serve(path: Path, rate: float, sent: Path) -> None:
 
 if __name__ == "__main__":
     telemetry.configure("warning")
-    uvloop.run(serve(Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])))
+    uvloop.run(serve(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])))
