@@ -177,7 +177,8 @@ def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     for key, value in runs[-1].items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             values = [run[key] for run in runs if run.get(key) is not None]
-            found[key] = round(statistics.median(values), 4) if values else None
+            middle = statistics.median(values) if values else None
+            found[key] = round(middle, 4) if isinstance(middle, float) and middle % 1 else middle and int(middle)
     if len(runs) > 1:
         costs = [run["cpu_us_per_row"] for run in runs if run["cpu_us_per_row"] is not None]
         found["cpu_us_per_row_range"] = [min(costs), max(costs)] if costs else None
@@ -288,7 +289,7 @@ def main() -> None:
     head = {
         "benchmark": "peers",
         "commit": commit,
-        "machine": machine.described(),
+        "machine": machine.described(tempfile.gettempdir()),
         "settings": {"seconds": chosen.seconds, "frames": chosen.frames, "repeat": chosen.repeat},
         "contestants": {name: CONTESTANTS[name].about for name in chosen.contestants},
     }
