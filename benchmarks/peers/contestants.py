@@ -94,7 +94,7 @@ async def line(process: asyncio.subprocess.Process, timeout_s: float, log: Path)
 
 @contextlib.asynccontextmanager
 async def process(command: list[str], log: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A process with its log in a file; it is gone when this ends."""
+    """A process with its log in a file beside which it runs; it is gone when this ends."""
     with log.open("wb") as errors:
         found = await asyncio.create_subprocess_exec(
             *command,
@@ -102,6 +102,7 @@ async def process(command: list[str], log: Path) -> AsyncGenerator[asyncio.subpr
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             cwd=log.parent,
+            env=os.environ | {"XDG_CACHE_HOME": str(log.parent)},  # cryptofeed would leave a file in the user's
             limit=2**20,
         )
     try:

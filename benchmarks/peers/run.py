@@ -265,7 +265,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--depth-frames", type=int, default=60_000, help="the same for depth")
     parser.add_argument("--repeat", type=int, default=3, help="how often each; medians are shown")
     parser.add_argument("--python", help="interpreter for the peers; default: one that is found")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/<commit>-peers.json")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write benchmarks/results/<commit>-peers.json (with the scenario, if not all are run)",
+    )
     chosen = parser.parse_args()
     chosen.frames = {"trades_quotes": chosen.frames, "depth": chosen.depth_frames}
     return chosen
@@ -284,7 +288,11 @@ def main() -> None:
     if not machine.measurable():
         sys.exit("This benchmark reads what processes cost from /proc, which this system does not have; use Linux.")
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True, cwd=HERE
+        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=HERE,
     ).stdout.strip()
     head = {
         "benchmark": "peers",
@@ -293,14 +301,15 @@ def main() -> None:
         "settings": {"seconds": chosen.seconds, "frames": chosen.frames, "repeat": chosen.repeat},
         "contestants": {name: CONTESTANTS[name].about for name in chosen.contestants},
     }
-    last = ""
+    last, part = "", "" if len(chosen.scenarios) == len(SCENARIOS) else "-" + "-".join(chosen.scenarios)
+    name = f"{commit}-peers{part}.json"
 
     def keep(found: dict[str, Any]) -> None:
         nonlocal last
         last = written(head | found)
         if chosen.save:
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{commit}-peers.json").write_text(last)
+            (RESULTS / name).write_text(last)
 
     with tempfile.TemporaryDirectory(prefix="tidewire-frames-") as folder:
         asyncio.run(measure(chosen, Path(folder), keep))
