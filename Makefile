@@ -7,10 +7,10 @@ WORKERS ?= 2
 export SCALE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check lint format unit conformance integration crash bench docs lock clean
+.PHONY: help demo up test check lint format unit conformance integration crash bench bench-peers docs lock clean
 
 help:  ## Show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -59,6 +59,9 @@ crash: $(VENV)/.ready  ## kill -9, power cuts, faults, mutants, upgrade (SCALE=1
 
 bench: $(VENV)/.ready  ## Benchmarks, side by side with a peer
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-peers: $(VENV)/.ready  ## Next to other programs on the same frames: docs/benchmarks.md
+	@$(BIN)/python benchmarks/peers/run.py $(ARGS)
 
 docs: $(VENV)/.ready  ## Write the generated reference pages
 	@$(BIN)/python docs/generate.py

@@ -20,7 +20,7 @@ from tidewire.runtime import cli
 from tidewire.runtime.config import load
 from tidewire.runtime.platform import make_store
 
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PLUGINS = "plugins/"
 TIMEOUT_S = 30
 

@@ -25,7 +25,7 @@ from integration.kit import (
     until,
 )
 from tidewire.collect import feed
-from tidewire.collect.ws import WsConfig
+from tidewire.collect.ws_config import WsConfig
 from tidewire.sandbox.config import FailRest, Faults, SandboxConfig
 from tidewire.sandbox.server import Sandbox
 

@@ -22,7 +22,8 @@ from tidewire.collect.registry import AppRegistry, Found
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration
 from tidewire.collect.silence import Expected, StreamWatch
 from tidewire.collect.timer import Overlap, Timer, TimerStatus
-from tidewire.collect.ws import WsClient, WsConfig, WsState
+from tidewire.collect.ws import WsClient
+from tidewire.collect.ws_config import WsConfig, WsState
 from tidewire.journal import Frame
 
 __all__ = [

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tidewire import telemetry
 from tidewire.collect import control
-from tidewire.collect.ws import WsClient, WsConfig, WsState
+from tidewire.collect.ws import WsClient
+from tidewire.collect.ws_config import WsConfig, WsState
 from tidewire.errors import JournalError
 from tidewire.journal import Kind, Origin
 

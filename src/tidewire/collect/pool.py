@@ -17,7 +17,8 @@ from tidewire.collect.budget import Budget, Limits
 from tidewire.collect.control import Carried
 from tidewire.collect.feed import Feed, Lost
 from tidewire.collect.timer import within
-from tidewire.collect.ws import WsClient, WsConfig, WsState
+from tidewire.collect.ws import WsClient
+from tidewire.collect.ws_config import WsConfig, WsState
 
 if TYPE_CHECKING:
     from tidewire.collect.app import Context

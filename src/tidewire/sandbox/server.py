@@ -22,7 +22,7 @@ from tidewire.sandbox.config import FailRest, Faults, LimitConfig, SandboxConfig
 from tidewire.sandbox.hub import Connection, Hub
 from tidewire.sandbox.market import Market, check_symbols
 from tidewire.sandbox.tape import Tape
-from tidewire.sandbox.venues import SPOT, Venue, venues
+from tidewire.sandbox.venues import SPOT, Make, Venue, venues
 
 __all__ = ["FailRest", "Faults", "LimitConfig", "Sandbox", "SandboxConfig", "run", "symbol_names"]
 
@@ -43,13 +43,19 @@ class Sandbox:
     """A local upstream in the caller's event loop.
 
     `start` raises `InputError` for a configuration that cannot be used and `OSError` when the port is taken.
+    ``market`` makes the market that is driven where no recording is, for programs that bring one of their own.
     """
 
-    def __init__(self, config: SandboxConfig, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: SandboxConfig,
+        clock: Clock | None = None,
+        market: Make = Market,
+    ) -> None:
         check_symbols(config.symbols)
         self._config = config
         self._clock = clock or SystemClock()
-        self._venues = venues(config, self._clock)
+        self._venues = venues(config, self._clock, market)
         self._upstream = self._venues[SPOT].upstream
         self._runner: web.AppRunner | None = None
         self._drive: asyncio.Task[None] | None = None

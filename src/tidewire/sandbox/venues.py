@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from tidewire.sandbox.market import Market
 from tidewire.sandbox.streams import StreamServer
 from tidewire.sandbox.tape import Tape
 
+Make = Callable[[SandboxConfig, Hub, Clock], Market]
+"""What makes the market that is driven."""
 SPOT, USDM, COINM = "spot", "usdm", "coinm"
 
 
@@ -69,15 +72,15 @@ class Venue:
         return {stream: entry.facts() for stream, entry in self.hub.ledger.items()}
 
 
-def venues(config: SandboxConfig, clock: Clock) -> dict[str, Venue]:
-    """The markets of a configuration; spot is always one."""
+def venues(config: SandboxConfig, clock: Clock, market: Make = Market) -> dict[str, Venue]:
+    """The markets of a configuration; spot is always one, made by ``market``."""
     tell = config.tape is not None or config.start_ns is not None
 
     def hub() -> Hub:
         return Hub(clock, config.faults, config.limits, tell_clock=tell)
 
     spot = hub()
-    upstream = Market(config, spot, clock) if config.tape is None else Tape(config.tape, config, spot, clock)
+    upstream = market(config, spot, clock) if config.tape is None else Tape(config.tape, config, spot, clock)
     found = {SPOT: Venue(SPOT, upstream, spot)}
     for name, symbols in ((USDM, config.usdm_symbols), (COINM, config.coinm_symbols)):
         if symbols:

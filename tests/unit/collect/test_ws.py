@@ -11,7 +11,8 @@ import pytest
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
 from tidewire import telemetry
-from tidewire.collect.ws import WsClient, WsConfig, WsState
+from tidewire.collect.ws import WsClient
+from tidewire.collect.ws_config import WsConfig, WsState
 from tidewire.errors import InputError, TransientError
 from tidewire.records.clock import Clock, ManualClock, SeededRng, SystemClock, UpstreamClock
 

@@ -9,6 +9,7 @@ import pytest
 from tidewire.errors import InputError
 from tidewire.records.clock import ManualClock
 from tidewire.sandbox.config import Faults
+from tidewire.sandbox.market import Market
 from tidewire.sandbox.server import Sandbox, SandboxConfig, run, symbol_names
 
 
@@ -36,6 +37,18 @@ async def test_a_port_in_use_is_an_error_and_leaves_nothing(local):
 def test_impossible_symbols_are_refused():
     with pytest.raises(InputError):
         Sandbox(SandboxConfig(symbols=("BTC/USDT",)))
+
+
+async def test_a_market_of_the_caller_is_driven():
+    class Still(Market):
+        async def run(self):
+            self.state = "still"
+
+    sandbox = Sandbox(SandboxConfig(history_hours=1), market=Still)
+    await sandbox.start()
+    await sandbox.finished()
+    assert sandbox.status()["state"] == "still"
+    await sandbox.stop()
 
 
 async def test_status(local):
