@@ -104,7 +104,10 @@ async def _futures(directory: Path) -> Futures:
             await until(lambda: _dropped(sandbox, DEPTH) >= 4, "dropped depth updates")
             sandbox.faults = Faults()
             await until(lambda: _in_step(client), "every book is in step", poll_s=0.1)
+        before = _newest(sandbox)
         async with running(configuration, Eager()) as platform, api(platform) as client:
+            await until(lambda: _all_beyond(client, before), "stored trades of the second run", poll_s=0.1)
+            await until(lambda: _in_step(client), "every book is in step", poll_s=0.1)
             await until(lambda: _none_open(client), "no gap is open any more", poll_s=0.2)
             await _at_rest(sandbox)
             await until(lambda: _compared(client, sandbox, run), "the last change of each book is served")
@@ -147,6 +150,24 @@ async def _latest(client: Api) -> dict[str, dict[str, Any]]:
 async def _in_step(client: Api) -> bool:
     found = await _latest(client)
     return len(found) == len(BOOKS) and all(row["valid"] for row in found.values())
+
+
+def _newest(sandbox: Sandbox) -> dict[str, int]:
+    """The last trade of each contract that was sent."""
+    return {
+        instrument: int(str(sandbox.ledger(market)[f"{native.lower()}@trade"]["last_id"]))
+        for market, symbols in SYMBOLS.items()
+        for native, instrument in symbols.items()
+    }
+
+
+async def _all_beyond(client: Api, before: dict[str, int]) -> bool:
+    """Whether later trades are stored, and with them the gaps that they showed."""
+    for instrument, last in before.items():
+        (row,) = (await client.get("/v1/trade", symbol=instrument, limit=1, order="desc"))["data"]
+        if row["sequence"] <= last:
+            return False
+    return True
 
 
 async def _none_open(client: Api) -> bool:
