@@ -30,6 +30,7 @@ from tidewire.serve.params import LATEST, READ
 from tidewire.serve.platform import ServeConfig
 from tidewire.serve.render import FORMATS
 from tidewire.sources.binance.app import COLLECTORS
+from tidewire.sources.binance.futures import FUTURES_COLLECTORS
 from tidewire.store.config import StoreConfig
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -78,7 +79,7 @@ def shown(default: Any) -> str:
 
 def test_every_key_is_documented_with_its_default() -> None:
     expected = leaves(Config, "") | leaves(SourceConfig, "")
-    for name, collector in COLLECTORS.items():
+    for name, collector in {**FUTURES_COLLECTORS, **COLLECTORS}.items():
         expected |= leaves(collector.Config, f"{name}.")
     rows = {row[0].strip("`"): row for row in cells(text_of("docs/configuration.md")) if row[0].startswith("`")}
     assert rows.keys() == expected.keys()

@@ -157,6 +157,9 @@ def sandbox(
         float, typer.Option(help="Synthetic market: events per second; 0 as fast as clients read.")
     ] = 200.0,
     symbols: Annotated[int, typer.Option(help="Synthetic market: number of symbols.")] = 8,
+    futures: Annotated[
+        int, typer.Option(help="Synthetic market: number of USD-M contracts, and of COIN-M ones; 0 serves spot alone.")
+    ] = 3,
     seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
     recording: Annotated[Path | None, typer.Option(help="Play this recording instead.")] = None,
     speed: Annotated[float, typer.Option(help="Recording: times real speed; 0 as fast as clients read.")] = 1.0,
@@ -174,6 +177,7 @@ def sandbox(
         port=port,
         seed=seed,
         symbols=symbols,
+        futures=futures,
         rate=rate,
         recording=recording,
         speed=speed,

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tidewire.errors import InputError, TransientError
 from tidewire.runtime.supervise import Stop
-from tidewire.sandbox.config import Faults, SandboxConfig, changed_faults, symbol_names
+from tidewire.sandbox.config import Faults, SandboxConfig, changed_faults, coinm_names, symbol_names
 from tidewire.sandbox.server import Sandbox
 
 
@@ -22,6 +22,7 @@ def sandbox_config(
     port: int,
     seed: int,
     symbols: int,
+    futures: int,
     rate: float,
     recording: Path | None,
     speed: float,
@@ -31,10 +32,13 @@ def sandbox_config(
     """The sandbox's configuration from command line values."""
     if recording is not None and not recording.is_file():
         raise InputError(f"--recording {recording}: no such file.")
+    futures = 0 if recording is not None else futures
     return SandboxConfig(
         port=port,
         seed=seed,
         symbols=symbol_names(symbols),
+        usdm_symbols=symbol_names(futures),
+        coinm_symbols=coinm_names(futures),
         rate=rate or None,
         tape=recording,
         speed=speed or None,
@@ -70,6 +74,8 @@ async def serve(config: SandboxConfig, console: Console, *, as_json: bool, until
             console.print(
                 f"REST {sandbox.url}/api/v3, WebSocket {sandbox.ws_url}/stream, control {sandbox.url}/sandbox"
             )
+            if config.usdm_symbols:
+                console.print("futures: REST /fapi/v1 and /dapi/v1, WebSocket /public, /market and /dstream")
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.asked.wait())]
         if until_eof:
             waits.append(asyncio.create_task(_end_of_input()))

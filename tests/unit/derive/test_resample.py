@@ -73,6 +73,13 @@ def test_bars_of_bars_are_bars_of_trades(specs: list[dict[str, Any]]) -> None:
         assert abs(one - other) <= 3 * Decimal("0.000000005")
 
 
+def test_trades_off_the_book_are_left_out() -> None:
+    kept = [trade(1, price="2", size="1"), trade(4, price="3", size="1")]
+    off = [trade(2, price="9", size="5", off_book="adl"), trade(3, price=None, size=None, off_book="na")]
+    assert trades_to_klines(rows(Trade.type, kept + off), "1m").equals(trades_to_klines(rows(Trade.type, kept), "1m"))
+    assert trades_to_klines(rows(Trade.type, off), "1m").is_empty()
+
+
 def test_turnover_is_rounded_once_and_half_to_even() -> None:
     # Twice 0.000000005 is a whole unit of the eighth decimal; rounding each would lose it.
     tiny = {"price": "0.5", "size": "0.00000001"}

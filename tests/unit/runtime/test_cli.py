@@ -242,6 +242,10 @@ async def test_sandbox() -> None:
         url = (await line(process, "{")).partition('"url":"')[2].partition('"')[0]
         async with aiohttp.ClientSession() as session, session.get(f"{url}/api/v3/exchangeInfo") as reply:
             assert len((await reply.json())["symbols"]) == 2
+        async with aiohttp.ClientSession() as session:
+            for path in ("fapi", "dapi"):
+                async with session.get(f"{url}/{path}/v1/exchangeInfo") as reply:
+                    assert len((await reply.json())["symbols"]) == 3
         assert process.stdin is not None
         process.stdin.close()
         assert await ended(process) == 0

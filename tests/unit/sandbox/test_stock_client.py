@@ -12,7 +12,7 @@ ccxt_pro = pytest.importorskip("ccxt.pro", reason="ccxt is not installed")
 
 @asynccontextmanager
 async def stock_client(place):
-    # Futures markets and signed currency lists are other services; the sandbox is the spot venue only.
+    # Signed currency lists are another service.
     client = ccxt_pro.binance({"options": {"fetchMarkets": {"types": ["spot"]}, "fetchCurrencies": False}})
     client.urls["api"]["public"] = place.sandbox.url + "/api/v3"
     client.urls["api"]["ws"]["spot"] = place.sandbox.ws_url + "/ws"
@@ -53,3 +53,40 @@ async def test_streams(local):
         book = await client.watch_order_book("BTC/USDT")
         assert book["bids"][0][0] < book["asks"][0][0]
         assert (await client.watch_ticker("BTC/USDT"))["last"] > 0
+
+
+@asynccontextmanager
+async def futures_client(place, kind, api, ws):
+    client = getattr(ccxt_pro, kind)({"options": {"fetchCurrencies": False}})
+    for name in ("fapiPublic", "dapiPublic"):
+        client.urls["api"][name] = f"{place.sandbox.url}/{name[:4]}/v1"
+    client.urls["api"]["ws"][api] = place.sandbox.ws_url + ws
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "api", "ws", "symbol"),
+    [
+        ("binanceusdm", "future", "/ws", "BTC/USDT:USDT"),
+        ("binancecoinm", "delivery", "/dstream/ws", "BTC/USD:BTC"),
+    ],
+)
+async def test_futures(local, kind, api, ws, symbol):
+    place = await local(rate=2_000.0, usdm_symbols=("BTCUSDT",), coinm_symbols=("BTCUSD_PERP",))
+    async with asyncio.timeout(30), futures_client(place, kind, api, ws) as client:
+        market = (await client.load_markets())[symbol]
+        assert market["swap"]
+        assert market["contractSize"] == (100 if kind == "binancecoinm" else 1)
+        assert (await client.fetch_funding_rate(symbol))["markPrice"] > 0
+        assert len(await client.fetch_ohlcv(symbol, "1m", limit=10)) == 10
+        seen = {}
+        while len(seen) < 100:
+            for trade in await client.watch_trades(symbol):
+                seen[int(trade["id"])] = trade["price"]
+        assert len(seen) >= 100
+        for _ in range(10):
+            book = await client.watch_order_book(symbol)
+        assert book["bids"][0][0] < book["asks"][0][0]

@@ -266,6 +266,12 @@ async def _compare(trades: pl.DataFrame, bars: pl.DataFrame) -> None:
     await store.close()
 
 
+async def test_bars_of_trades_leave_out_what_was_off_the_book() -> None:
+    off = [trade(2, price="9", size="5", off_book="adl"), trade(3, price=None, size=None, off_book="na")]
+    trades = rows(Trade.type, [trade(1, price="2", size="1"), *off, trade(4, price="3", size="1")])
+    await _compare(trades, rows(Kline.type, []))
+
+
 async def test_a_read_without_revisions_is_one_statement(store: DuckDBStore) -> None:
     feed = Feed()
     gap = {"gap_id": "1", "event_time": 0, "until_time": 1, "frame": 1}
