@@ -10,7 +10,7 @@ import typer
 
 from tidewire import __version__, telemetry
 from tidewire.errors import InputError, TidewireError
-from tidewire.runtime import audit_command, gap_commands, journal_commands, quarantine_commands
+from tidewire.runtime import audit_command, backfill_command, gap_commands, journal_commands, quarantine_commands
 from tidewire.runtime.console import (
     ConfigArg,
     ConfigOpt,
@@ -158,6 +158,7 @@ def sandbox(
     ] = 200.0,
     symbols: Annotated[int, typer.Option(help="Synthetic market: number of symbols.")] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
+    history_hours: Annotated[int, typer.Option(help="Synthetic market: how far back REST reaches.")] = 168,
     recording: Annotated[Path | None, typer.Option(help="Play this recording instead.")] = None,
     speed: Annotated[float, typer.Option(help="Recording: times real speed; 0 as fast as clients read.")] = 1.0,
     start_on: Annotated[
@@ -174,6 +175,7 @@ def sandbox(
         port=port,
         seed=seed,
         symbols=symbols,
+        history_hours=history_hours,
         rate=rate,
         recording=recording,
         speed=speed,
@@ -221,6 +223,7 @@ def query(
 
 
 app.command("audit")(audit_command.audit)
+app.command("backfill")(backfill_command.backfill)
 
 
 @app.command()

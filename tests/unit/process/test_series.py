@@ -319,3 +319,26 @@ def test_open_holes_are_bounded() -> None:
     oldest, newest = 3, 2 * MAX_OPEN_HOLES + 101
     late = rows(Trade.type, [trade(oldest, frame=5_000), trade(newest, frame=5_001)])
     assert [hole.first for hole in watch.sort(late).holes] == [newest]
+
+
+@given(st.data())
+def test_history_from_new_to_old_beside_live_rows_opens_no_hole(data: st.DataObject) -> None:
+    """Pages of the past below all that is known, and live rows that count up, in any mixture and any batches."""
+    pages = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    live = data.draw(st.integers(1, 8))
+    first = 1_000
+    numbers: list[int] = [first]
+    low, high = first, first + 1
+    for page in data.draw(st.permutations([*pages, *[0] * live])):
+        if page:
+            numbers += range(low - page, low)
+            low -= page
+        else:
+            numbers.append(high)
+            high += 1
+    table = rows(Trade.type, [trade(number, event_time=number * SECOND_US) for number in numbers])
+    watch = SeriesWatch(Trade.type)
+    kept, duplicates, holes = run(watch, table, data.draw(cuts(table.height)))
+    assert len(kept) == len(numbers)
+    assert duplicates == []
+    assert list(holes) == []

@@ -32,6 +32,7 @@ from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import wire
 from tidewire.sources.binance.collectors import (
+    AggTradeCollector,
     BinanceCollector,
     InstrumentCollector,
     KlineCollector,
@@ -50,6 +51,7 @@ SUBSCRIBE_CHUNK = 200
 COLLECTORS: dict[str, type[BinanceCollector]] = {
     "instrument": InstrumentCollector,
     "trade": TradeCollector,
+    "agg_trade": AggTradeCollector,
     "quote": QuoteCollector,
     "ticker": TickerCollector,
     "kline": KlineCollector,
@@ -61,7 +63,7 @@ class BinanceApp(App):
     """Binance spot."""
 
     name = "binance"
-    about = "Binance spot: instruments, trades, quotes, tickers, klines, order books."
+    about = "Binance spot: instruments, trades, aggregated trades, quotes, tickers, klines, order books."
     market: ClassVar[Market] = SPOT
     collectors: ClassVar[Mapping[str, type[BinanceCollector]]] = COLLECTORS
     forms: ClassVar[Mapping[str, Form[Any]]] = FORMS
@@ -184,12 +186,12 @@ class BinanceApp(App):
     # -- gaps -------------------------------------------------------------------------------------------------
 
     def fills(self, record_type: str) -> bool:
-        """Trades by id, bars by time; the best price of a moment that is over is nowhere to be had."""
+        """Trades and aggregates by id, bars by time; the best price of a moment that is over is nowhere to be had."""
         return record_type in PAST
 
     async def fill(self, missing: Missing) -> int:
         """Ask for what is missing; the last frame kept."""
-        return await PAST[missing.record_type](self, self._native_of(missing.instrument), missing)
+        return await PAST[missing.record_type](self, self.native_of(missing.instrument), missing)
 
     # -- streams ----------------------------------------------------------------------------------------------
 
@@ -199,7 +201,7 @@ class BinanceApp(App):
 
     async def probe(self, expected: Expected, last: Mapping[str, Any] | None) -> bool:
         """Whether Binance has more of a stream than it brought."""
-        return await has_more(self, self._native_of(expected.instrument), expected, last)
+        return await has_more(self, self.native_of(expected.instrument), expected, last)
 
     def reconnect(self, reason: str) -> None:
         """New connections subscribe to everything anew."""
@@ -223,7 +225,10 @@ class BinanceApp(App):
 
     def learn(self, body: bytes) -> None:
         """Take in an instrument list."""
-        self._names = names_of(msgspec.json.decode(body, type=wire.ExchangeInfo), self.market)
+        info = msgspec.json.decode(body, type=wire.ExchangeInfo)
+        self._names = names_of(info, self.market)
+        if (weight := info.weight_per_minute()) is not None:
+            self._http.allow(self._base, weight)
         for native, instrument in self._names.items():
             self.context.instruments.add(instrument, native)
 
@@ -243,6 +248,10 @@ class BinanceApp(App):
         example = "BTCUSD_PERP" if self.market.inverse else "BTCUSDT"
         raise ConfigError(f"symbols: Binance has no {spelling!r}.{nearest(bare, self._names)} Write e.g. {example}.")
 
+    def is_live(self) -> bool:
+        """Whether all feeds are up."""
+        return all(feed.connected for feed in self._feeds.values())
+
     def instrument(self, native: str) -> str:
         """Canonical id of Binance's spelling."""
         return self._names[native]
@@ -251,7 +260,8 @@ class BinanceApp(App):
         """Canonical ids of all that is listed."""
         return list(self._names.values())
 
-    def _native_of(self, instrument: str) -> str:
+    def native_of(self, instrument: str) -> str:
+        """Binance's spelling of an instrument; `TerminalError` for one it does not list."""
         for native, known in self._names.items():
             if known == instrument:
                 return native

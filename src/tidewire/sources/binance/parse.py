@@ -12,7 +12,7 @@ import polars as pl
 
 from tidewire.collect import NOTE, ById, ByPrevious, Frame, Outcome, Parsed
 from tidewire.records.instrument import canonical, uid
-from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
+from tidewire.records.market import AggTrade, Instrument, Kline, Quote, Ticker, Trade
 from tidewire.sources.binance import wire
 from tidewire.sources.binance.depth import DepthParser, is_depth
 from tidewire.sources.binance.markets import SPOT, Market
@@ -257,6 +257,44 @@ def past_trades(replies: list[list[wire.PastTrade]], frames: Sequence[Frame], na
     return parsed
 
 
+def _agg_columns(data: Sequence[wire.AggTradeData | wire.PastAggTrade]) -> dict[str, Any]:
+    at = micros([trade.T for trade in data])
+    return {
+        "event_time": at.cast(AggTrade.type.schema["event_time"]),
+        "public_at": at.cast(AggTrade.type.schema["public_at"]),
+        "sequence": [trade.a for trade in data],
+        "price": [trade.p for trade in data],
+        "size": [trade.q for trade in data],
+        "side": ["sell" if trade.m else "buy" for trade in data],
+        "first_trade": [_or_unknown(trade.f) for trade in data],
+        "last_trade": [_or_unknown(trade.l) for trade in data],
+    }
+
+
+def agg_trades(messages: list[wire.AggTradeMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:
+    """Aggregated trades of a stream."""
+    data = [message.data for message in messages]
+    columns = {"instrument": instrument_of([trade.s for trade in data], names), **_agg_columns(data)}
+    return [Parsed(AggTrade.type, columns, frames)]
+
+
+def past_agg_trades(replies: list[list[wire.PastAggTrade]], frames: Sequence[Frame], names: Names) -> list[Parsed]:
+    """Aggregates asked for by id or time."""
+    parsed: list[Parsed] = []
+    for trades, frame in zip(replies, frames, strict=True):
+        if not trades:
+            continue
+        count = len(trades)
+        columns = {"instrument": instrument_of([asked(frame, "symbol")] * count, names), **_agg_columns(trades)}
+        parsed.append(Parsed(AggTrade.type, columns, [frame] * count, list(range(count)), past=True))
+    return parsed
+
+
+def _or_unknown(ident: int) -> int | None:
+    """Binance writes -1 where an aggregate has no trades of its own."""
+    return None if ident < 0 else ident
+
+
 def asked(frame: Frame, name: str) -> str:
     """A parameter of the request that a frame answers."""
     return parse_qs(urlsplit(frame.origin.request[4:]).query).get(name, [""])[0]
@@ -413,11 +451,13 @@ _EXCHANGE_INFO = msgspec.json.Decoder(wire.ExchangeInfo)
 
 FORMS: dict[str, Form[Any]] = {
     "trade": Form(wire.TradeMessage, trades),
+    "aggTrade": Form(wire.AggTradeMessage, agg_trades),
     "bookTicker": Form(wire.QuoteMessage, _quotes),
     "kline": Form(wire.KlineMessage, klines),
     "ticker": Form(wire.TickerMessage, _tickers),
     "historicalTrades": Form(list[wire.PastTrade], past_trades),
     "trades": Form(list[wire.PastTrade], past_trades),
+    "aggTrades": Form(list[wire.PastAggTrade], past_agg_trades),
     "klines": Form(list[wire.KlineRow], kline_history),
     "ticker/24hr": Form(list[wire.Ticker24h] | wire.Ticker24h, _ticker_list),
 }

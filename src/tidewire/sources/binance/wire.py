@@ -29,6 +29,19 @@ class TradeData(Wire):
     m: bool
 
 
+class AggTradeData(Wire):
+    """``<symbol>@aggTrade``."""
+
+    s: str
+    a: Whole
+    p: str
+    q: str
+    f: Whole
+    l: Whole
+    T: Whole
+    m: bool
+
+
 class QuoteData(Wire):
     """``<symbol>@bookTicker``; carries no time."""
 
@@ -105,6 +118,12 @@ class TradeMessage(Wire):
     data: TradeData
 
 
+class AggTradeMessage(Wire):
+    """An aggregate of trades on a combined stream."""
+
+    data: AggTradeData
+
+
 class QuoteMessage(Wire):
     """A best bid and ask on a combined stream."""
 
@@ -160,6 +179,18 @@ class PastTrade(Reply):
     is_buyer_maker: bool
 
 
+class PastAggTrade(Wire):
+    """One entry of ``/api/v3/aggTrades``."""
+
+    a: Whole
+    p: str
+    q: str
+    f: Whole
+    l: Whole
+    T: Whole
+    m: bool
+
+
 class Filter(Reply):
     """A trading rule of a symbol; which fields it has depends on its type."""
 
@@ -184,10 +215,27 @@ class SymbolInfo(Reply):
         return next((found for found in self.filters if found.filter_type == name), None)
 
 
+class RateLimit(Reply):
+    """One limit of ``/api/v3/exchangeInfo``."""
+
+    rate_limit_type: str
+    interval: str
+    interval_num: int
+    limit: int
+
+
 class ExchangeInfo(Reply):
     """``/api/v3/exchangeInfo``."""
 
     symbols: list[SymbolInfo]
+    rate_limits: list[RateLimit] = []
+
+    def weight_per_minute(self) -> int | None:
+        """How much request weight a minute may have, where the venue says so."""
+        for found in self.rate_limits:
+            if (found.rate_limit_type, found.interval, found.interval_num) == ("REQUEST_WEIGHT", "MINUTE", 1):
+                return found.limit if found.limit > 0 else None
+        return None
 
 
 KlineRow = tuple[Whole, str, str, str, str, str, Whole, str, Whole, str, str, str]
