@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -182,8 +183,10 @@ async def test_history_is_complete_and_once_each_whenever_it_is_killed(
             assert store.execute("SELECT count(*) FROM quarantined_v1").fetchone() == (0,)
     finally:
         await sandbox.stop()
-    replies = answered(200) - asked
+    replies, spent_s = answered(200) - asked, time.monotonic() - began
+    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     did(
         f"{SYMBOLS} symbols x {DAYS} days: {bars:,} bars, {trades:,} aggregates, {KILLS} kills, {replies:,.0f} "
-        f"replies, {answered(429) - refused:.0f} times 429, {time.monotonic() - began:.0f} s"
+        f"replies, {answered(429) - refused:.0f} times 429, {spent_s:.0f} s, {60 * replies / spent_s:,.0f} replies "
+        f"a minute, peak {peak_mb:,.0f} MB"
     )

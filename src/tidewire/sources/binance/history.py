@@ -28,7 +28,8 @@ LATE_US = 600_000_000
 MONDAY_US = 4 * DAY_US
 """1970-01-05, the first Monday."""
 
-_BARS = msgspec.json.Decoder(list[wire.KlineRow])
+_BARS = msgspec.json.Decoder(list[msgspec.Raw])
+_BAR = msgspec.json.Decoder(wire.KlineRow)
 _TRADES = msgspec.json.Decoder(list[wire.PastAggTrade])
 
 Ask = Callable[[str, dict[str, str]], Awaitable["Reply"]]
@@ -113,7 +114,7 @@ class BinanceHistory:
         bounds = {"startTime": _millis(shard.start_us), "endTime": _millis(shard.end_us), "limit": str(MOST_ROWS)}
         reply = await self._klines(asked | bounds)
         rows = _BARS.decode(reply.body)
-        last_us = rows[-1][0] * 1_000 if rows else 0
+        last_us = _opened_us(rows[-1]) if rows else 0
         if rows and last_us >= shard.end_us:
             yield Part(reply, shard.start_us, shard.end_us, len(rows) - 1)
         elif rows:
@@ -126,7 +127,7 @@ class BinanceHistory:
         else:
             reply = await self._klines(asked | {"startTime": _millis(shard.oldest_us), "limit": "1"})
             first = _BARS.decode(reply.body)
-            none_before = not first or first[0][0] * 1_000 >= shard.end_us
+            none_before = not first or _opened_us(first[0]) >= shard.end_us
             yield Part(reply, shard.oldest_us if none_before else shard.start_us, shard.end_us)
 
     async def agg_trades(self, shard: Shard) -> AsyncGenerator[Part]:
@@ -159,6 +160,10 @@ class BinanceHistory:
 
     async def _agg_trades(self, params: dict[str, str]) -> Reply:
         return await self._app.ask("aggTrades", params, background=True)
+
+
+def _opened_us(bar: msgspec.Raw) -> int:
+    return _BAR.decode(bar)[0] * 1_000
 
 
 def _millis(at_us: int) -> str:
