@@ -5,7 +5,7 @@ The names here are the plugin interface: a source needs nothing else but `tidewi
 
 from tidewire.collect.app import NOTE, App, Context, Health
 from tidewire.collect.assemble import Assembler
-from tidewire.collect.backfill import DAY_US, Backfill, Part, Shard, Wanted, check_history, history_start
+from tidewire.collect.backfill import DAY_US, Backfill, Part, Shard, Wanted, check_history, history_start, is_history
 from tidewire.collect.book import Book, Level
 from tidewire.collect.books import Books, BookSettings, doubt_note, settings_note, time_note
 from tidewire.collect.booksync import BookSync, BookUpdate, ById, ByPrevious, Continuity
@@ -93,6 +93,7 @@ __all__ = [
     "check_history",
     "doubt_note",
     "history_start",
+    "is_history",
     "parse_duration",
     "read",
     "seconds",

@@ -25,12 +25,17 @@ from tidewire.records.clock import utc
 
 if TYPE_CHECKING:
     from tidewire.collect.collector import Collector
+    from tidewire.journal import Frame
 
+HISTORY = "history"
+"""How the names of its cursors begin."""
 WORKERS = 4
 WORKERS_MAX = 64
 RETRY_S = 1.0
 RETRY_S_MAX = 300.0
 DAY_US = 86_400_000_000
+
+_CURSOR = f'{{"{HISTORY}:'.encode()
 
 STATES: tuple[str, ...] = ("waiting", "loading", "done", "failed")
 
@@ -59,7 +64,7 @@ class Wanted:
     @property
     def name(self) -> str:
         """The name of its cursor."""
-        return ":".join(("history", self.instrument, *([] if self.series is None else [self.series])))
+        return ":".join((HISTORY, self.instrument, *([] if self.series is None else [self.series])))
 
 
 @dataclass(frozen=True)
@@ -311,6 +316,11 @@ class Backfill:
             "eta_seconds": None if state == "failed" else 0.0 if state == "done" else eta_s,
             "error": line.failed or line.problem or None,
         }
+
+
+def is_history(frame: Frame) -> bool:
+    """Whether a frame was kept by a `Backfill`, as far as it loaded something new."""
+    return frame.cursor.startswith(_CURSOR)
 
 
 def _shown(at_us: int) -> str:
