@@ -14,6 +14,7 @@ from tidewire.errors import TransientError
 from tidewire.records.market import INTERVALS
 from tidewire.sources.binance import wire
 from tidewire.sources.binance.markets import MOST_ROWS
+from tidewire.sources.binance.parse import is_over
 
 if TYPE_CHECKING:
     from tidewire.collect import Reply
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 LIVE_POLL_S = 1.0
 LIVE_S = 5.0
 """How long after the feed came up every stream has surely begun, clocks that differ a little included."""
-LATE_US = 600_000_000
-"""A bar that no other follows so long after its end is the last its symbol had."""
 MONDAY_US = 4 * DAY_US
 """1970-01-05, the first Monday."""
 
@@ -120,8 +119,8 @@ class BinanceHistory:
         elif rows:
             yield Part(reply, shard.start_us, last_us, len(rows) - 1)
             reply = await self._klines(asked | {"startTime": _millis(last_us), "limit": "2"})
-            over_us = last_us + _step_us(interval) + LATE_US
-            if len(_BARS.decode(reply.body)) < 2 and over_us > self._now_us():
+            rows = _BARS.decode(reply.body)
+            if len(rows) < 2 and not (rows and is_over(_BAR.decode(rows[0]), reply.received_ns)):
                 raise TransientError(f"the bar {interval} of {shard.instrument} is not over yet")
             yield Part(reply, last_us, shard.end_us, 1)
         else:

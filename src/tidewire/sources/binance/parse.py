@@ -19,6 +19,10 @@ from tidewire.sources.binance.markets import SPOT, Market
 
 M = TypeVar("M")
 
+USUAL_ROWS = 500
+"""How many bars a request brings that names no limit."""
+LATE_MS = 600_000
+
 _DELIVERY = re.compile(r".+_\d{6}", re.ASCII)
 
 # Not only msgspec's own: text that is not UTF-8, nesting without end.
@@ -346,7 +350,7 @@ def klines(messages: list[wire.KlineMessage], frames: Sequence[Frame], names: Na
 
 
 def kline_history(replies: list[list[wire.KlineRow]], frames: Sequence[Frame], names: Names) -> list[Parsed]:
-    """REST klines. The last row may still be forming and nothing in the reply says so: it is taken as not final."""
+    """REST klines. The last row may still be forming: it is not final, unless it is old and nothing follows it."""
     parsed: list[Parsed] = []
     for rows, frame in zip(replies, frames, strict=True):
         if not rows:
@@ -354,20 +358,36 @@ def kline_history(replies: list[list[wire.KlineRow]], frames: Sequence[Frame], n
         by_column = list(zip(*rows, strict=True))
         count = len(rows)
         closes = [close + 1 for close in by_column[6]]
+        ends = _ends(rows, frame)
         columns: dict[str, Any] = {
             "instrument": instrument_of([asked(frame, "symbol")] * count, names),
             "interval": asked(frame, "interval"),
             "event_time": micros(list(by_column[0])),
-            "public_at": [*(close * 1_000 for close in closes[:-1]), frame.wall_ns // 1_000],
+            "public_at": [
+                *(close * 1_000 for close in closes[:-1]),
+                closes[-1] * 1_000 if ends else frame.wall_ns // 1_000,
+            ],
             "open_time": micros(list(by_column[0])),
             "close_time": micros(closes),
-            "final": [True] * (count - 1) + [False],
+            "final": [True] * (count - 1) + [ends],
         }
         named = {"open": 1, "high": 2, "low": 3, "close": 4, "volume": 5}
         named |= {"amount": 7, "trades": 8, "buy_volume": 9, "buy_amount": 10}
         columns |= {name: list(by_column[place]) for name, place in named.items()}
         parsed.append(Parsed(Kline.type, columns, [frame] * count, list(range(count))))
     return parsed
+
+
+def _ends(rows: list[wire.KlineRow], frame: Frame) -> bool:
+    """Whether the last bar of a reply is the last its symbol had: the venue was free to send more."""
+    limit = asked(frame, "limit")
+    cut = asked(frame, "endTime") or len(rows) >= int(limit or USUAL_ROWS)
+    return not cut and is_over(rows[-1], frame.wall_ns)
+
+
+def is_over(bar: wire.KlineRow, at_ns: int) -> bool:
+    """Whether a bar ended so long ago that a next one would be there by now, clocks that differ included."""
+    return (bar[6] + LATE_MS) * 1_000_000 <= at_ns
 
 
 def _tickers(messages: list[wire.TickerMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:

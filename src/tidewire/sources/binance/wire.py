@@ -99,7 +99,7 @@ class TickerData(
     """``<symbol>@ticker``: 24 h statistics, under the names REST has for them (`Ticker24h`)."""
 
     symbol: str
-    close_time: int
+    close_time: Whole
     price_change_percent: str
     last_price: str
     open_price: str
@@ -107,7 +107,7 @@ class TickerData(
     low_price: str
     volume: str
     quote_volume: str
-    count: int
+    count: Whole
     bid_price: str
     ask_price: str
 
