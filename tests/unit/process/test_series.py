@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidewire.process import series
 from tidewire.process.series import MAX_OPEN_HOLES, Hole, SeriesWatch, describe, hole_of
 from tidewire.records.batch import gaps
 from tidewire.records.market import Instrument, Kline, Quote, Trade
@@ -342,3 +343,20 @@ def test_history_from_new_to_old_beside_live_rows_opens_no_hole(data: st.DataObj
     assert len(kept) == len(numbers)
     assert duplicates == []
     assert list(holes) == []
+
+
+def test_what_is_remembered_stays_bounded_however_rows_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "HISTORY_ROWS", 50)
+    monkeypatch.setattr(series, "HISTORY_FRAMES", 8)
+    watch = SeriesWatch(Trade.type)
+
+    def said(number: int, frame: int) -> pl.DataFrame:
+        return rows(Trade.type, [trade(number, event_time=number * SECOND_US, frame=frame)])
+
+    for frame, number in enumerate(range(1_000, 0, -1), 1):
+        assert watch.sort(said(number, frame)).duplicates is None
+    assert watch._history_rows == sum(part.height for part, _ in watch._history) <= 2 * 50
+    assert len(watch._history) <= 50
+    for frame, number in enumerate(range(1, 51), 2_000):
+        assert watch.sort(said(number, frame)).duplicates is not None
+    assert watch.sort(said(900, 3_000)).duplicates is None, "forgotten: the store knows it"
