@@ -6,20 +6,28 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidewire import telemetry
 from tidewire.collect import Coverage, Part, Reply, Shard
 from tidewire.errors import TerminalError, TransientError
 from tidewire.journal import Frame
-from tidewire.sources.binance import BinanceParser, history
+from tidewire.records.clock import SystemClock
+from tidewire.sandbox.config import LimitConfig, SandboxConfig
+from tidewire.sandbox.server import Sandbox
+from tidewire.sources.binance import BinanceApp, BinanceParser, history
 from tidewire.sources.binance.history import BinanceHistory, bar_open, bars_wanted, trades_wanted
 from tidewire.sources.binance.parse import LATE_MS
+from unit.collect.kit import place, until
 from unit.sources.binance.samples import REST, frame
+from unit.sources.binance.test_app import config
 
 MINUTE = 60_000
 BEGIN = 1_760_000_040_000
@@ -93,8 +101,8 @@ def bounds(parts: Sequence[Part]) -> list[tuple[int, int, int]]:
 def rows_of(replies: Sequence[Reply]) -> list[dict[str, Any]]:
     """What the parser makes of the replies: bars that are final, aggregates."""
     frames: list[Frame] = []
-    for place, reply in enumerate(replies):
-        made = frame(reply.body, REST + reply.url.partition("/api/v3/")[2], place + 1)
+    for number, reply in enumerate(replies, 1):
+        made = frame(reply.body, REST + reply.url.partition("/api/v3/")[2], number)
         frames.append(msgspec.structs.replace(made, wall_ns=reply.received_ns))
     found: list[dict[str, Any]] = []
     for part in BinanceParser({"ETHBTC": NAME}).parse(frames).parsed:
@@ -233,3 +241,68 @@ def test_history_begins_with_the_first_whole_bar(interval: str, start: str, firs
 
 def micros(text: str) -> int:
     return int(datetime.fromisoformat(f"{text}+00:00").timestamp()) * 1_000_000
+
+
+class Hurried(SystemClock):
+    """A minute takes a second; ``ahead_s`` is how much later it is than for others."""
+
+    def __init__(self, ahead_s: int = 0) -> None:
+        self._began_wall, self._began_mono = super().wall_ns() + ahead_s * 10**9, super().mono_ns()
+
+    def wall_ns(self) -> int:
+        return self._began_wall + 60 * (super().mono_ns() - self._began_mono)
+
+    def mono_ns(self) -> int:
+        return 60 * super().mono_ns()
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds / 60)
+
+
+async def neighbour(sandbox: Sandbox, clock: Hurried) -> None:
+    """Another program behind the same address: uses up every other minute of the venue as it begins."""
+    async with aiohttp.ClientSession(trust_env=False) as session:
+        while True:
+            await clock.sleep(120.0 - clock.wall_ns() / 1e9 % 120.0)
+            status = 200
+            while status == 200:
+                async with session.get(f"{sandbox.url}/api/v3/exchangeInfo") as reply:
+                    status = reply.status
+
+
+def refused(status: int) -> float:
+    return telemetry.value("tidewire_sandbox_rest_requests_total", status=str(status))
+
+
+async def test_a_budget_that_others_use_too_is_kept(tmp_path: Path) -> None:
+    """Our minutes turn in the middle of the venue's: we think there is room where there is none."""
+    clock, theirs, days, symbols = Hurried(), Hurried(30), 10, ["BTCUSDT", "ETHUSDT"]
+    limits = LimitConfig(weight_per_minute=60)
+    sandbox = Sandbox(SandboxConfig(symbols=tuple(symbols), rate=1.0, history_hours=24 * 12, limits=limits), theirs)
+    await sandbox.start()
+    banned = refused(418)
+    async with place(tmp_path, clock) as here:
+        kline = {"symbols": symbols, "intervals": ["1m"], "history": 0, "history_days": days}
+        app = BinanceApp(config(sandbox.url, kline=kline), here.context)
+        await app.initialize()
+        await app.start()
+        other = asyncio.create_task(neighbour(sandbox, theirs))
+        try:
+            await until(lambda: all(row["state"] == "done" for row in app.backfill()), "all history")
+        finally:
+            other.cancel()
+            await asyncio.wait((other,))
+            told = app.backfill()
+            host = sandbox.url.partition("//")[2]
+            await app.stop()
+            await sandbox.stop()
+        frames = list(here.journal.scan())
+    assert telemetry.value("tidewire_collect_http_requests_total", host=host, outcome="rate_limited") > 0
+    assert refused(418) == banned, "but nobody was banned"
+    for row, symbol in zip(told, symbols, strict=True):
+        asked = f"klines?symbol={symbol}&"
+        bodies = [frame.payload for frame in frames if asked in frame.origin.request]
+        came = [bar[0] * 1_000 for body in bodies for bar in msgspec.json.decode(body)[:-1]]
+        start, end = (round(datetime.fromisoformat(row[name]).timestamp()) * 1_000_000 for name in ("start", "end"))
+        assert sorted(came) == list(range(start, end, 60_000_000)), "every bar, once"
+        assert row["rows"] == row["rows_total"] == len(came)
