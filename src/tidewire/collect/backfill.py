@@ -266,6 +266,15 @@ class Backfill:
         line.not_before_ns = self._context.clock.mono_ns() + round(wait_s * 1e9)
         _log.info("history put off", series=line.wanted.name, wait_s=wait_s, error=str(error))
 
+    def loads(self, instrument: str, series: str | None, begin_us: int, end_us: int) -> bool:
+        """Whether a part of [``begin_us``, ``end_us``) is still to be loaded and nothing holds that up."""
+        for line in self._lines:
+            if (line.wanted.instrument, line.wanted.series) == (instrument, series):
+                begin_us, end_us = max(begin_us, line.wanted.start_us), min(end_us, line.head_us)
+                held_up = line.failed or line.failures
+                return not held_up and line.done.within(begin_us, end_us) < end_us - begin_us
+        return False
+
     # -- how it is --------------------------------------------------------------------------------------------
 
     def _counted(self, line: _Line) -> None:

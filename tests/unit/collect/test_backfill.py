@@ -145,6 +145,20 @@ async def test_after_a_kill_the_journal_says_where_to_go_on(tmp_path: Path) -> N
     assert sorted(loaded) == [(name, at) for name in "AB" for at in range(-8, 20)], "complete, and once each"
 
 
+async def test_what_is_still_to_come_need_not_be_asked_for_by_others(tmp_path: Path) -> None:
+    async with place(tmp_path, ManualClock()) as here:
+        venue = Venue({"B": [TransientError("away")]}, stop_after=2)
+        made = begun(here, venue, head=12)
+        await until(lambda: made.status()[0]["rows"] == 4 and made.status()[1]["error"] is not None)
+        assert made.loads("A", "1m", 0, 3)
+        assert made.loads("A", "1m", 7, 9), "a part of it"
+        assert not made.loads("A", "1m", 8, 12), "is there"
+        assert not made.loads("A", "1m", 12, 20), "belongs to the live stream"
+        assert not made.loads("B", "1m", 0, 12), "something holds it up"
+        assert not made.loads("A", "1h", 0, 12)
+        await made.stop()
+
+
 async def test_what_can_pass_is_tried_again_and_what_cannot_is_told(tmp_path: Path) -> None:
     clock = ManualClock()
     async with place(tmp_path, clock) as here:

@@ -27,7 +27,7 @@ from tidewire.collect import (
     WsConfig,
     read,
 )
-from tidewire.errors import ConfigError, InstrumentError, TerminalError, nearest
+from tidewire.errors import ConfigError, InstrumentError, TerminalError, TransientError, nearest
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import wire
@@ -190,7 +190,10 @@ class BinanceApp(App):
         return record_type in PAST
 
     async def fill(self, missing: Missing) -> int:
-        """Ask for what is missing; the last frame kept."""
+        """Ask for what is missing; the last frame kept. What history brings is not asked for a second time."""
+        for collector in self._mine():
+            if collector.kind == missing.record_type and collector.loads(missing):
+                raise TransientError(f"history of {missing.instrument} is being loaded")
         return await PAST[missing.record_type](self, self.native_of(missing.instrument), missing)
 
     # -- streams ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from tidewire.collect import Carried, Collector, Cron, Every, Expected, Section, check_history, seconds
+from tidewire.collect import Carried, Collector, Cron, Every, Expected, Missing, Section, check_history, seconds
 from tidewire.errors import ConfigError, nearest
 from tidewire.records.market import INTERVALS
 from tidewire.sources.binance.history import BinanceHistory, bars_wanted, trades_wanted
@@ -45,6 +45,10 @@ class BinanceCollector(Collector):
     def expects(self) -> Sequence[Expected]:
         """Streams that should bring something all the time."""
         return ()
+
+    def loads(self, missing: Missing) -> bool:
+        """Whether what is missing comes with history anyway."""
+        return False
 
     def lost(self, symbols: Sequence[str]) -> None:
         """The connection that carried its streams of these symbols broke."""
@@ -148,6 +152,9 @@ class AggTradeCollector(BinanceCollector):
         assert isinstance(self.config, AggTradeCollector.Config)
         silence_s = checked_silence(self.config.silence)
         return [Expected("agg_trade", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
+
+    def loads(self, missing: Missing) -> bool:
+        return self._past.loads(missing)
 
     def history(self) -> Sequence[Mapping[str, Any]]:
         return self._past.backfill.status()
@@ -259,6 +266,9 @@ class KlineCollector(BinanceCollector):
             await asyncio.wait((self._loading,))
         await self._past.stop()
         await super().stop()
+
+    def loads(self, missing: Missing) -> bool:
+        return self._past.loads(missing)
 
     def history(self) -> Sequence[Mapping[str, Any]]:
         return self._past.backfill.status()

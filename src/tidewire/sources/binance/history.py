@@ -17,7 +17,7 @@ from tidewire.sources.binance.markets import MOST_ROWS
 from tidewire.sources.binance.parse import is_over
 
 if TYPE_CHECKING:
-    from tidewire.collect import Reply
+    from tidewire.collect import Missing, Reply
     from tidewire.sources.binance.app import BinanceApp
     from tidewire.sources.binance.collectors import BinanceCollector
 
@@ -91,6 +91,11 @@ class BinanceHistory:
             self._task.cancel()
             await asyncio.wait((self._task,))
         await self.backfill.stop()
+
+    def loads(self, missing: Missing) -> bool:
+        """Whether what is missing comes with history anyway."""
+        name = missing.instrument, missing.series
+        return self.backfill.loads(*name, missing.start_us, missing.end_us + 1)
 
     async def _follow(self) -> None:
         """What came between the start and the first message of the feed is history too.

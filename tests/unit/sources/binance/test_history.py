@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidewire import telemetry
-from tidewire.collect import Coverage, Part, Reply, Shard
+from tidewire.collect import Coverage, Missing, Part, Reply, Shard
 from tidewire.errors import TerminalError, TransientError
 from tidewire.journal import Frame
 from tidewire.records.clock import SystemClock
 from tidewire.sandbox.config import LimitConfig, SandboxConfig
 from tidewire.sandbox.server import Sandbox
 from tidewire.sources.binance import BinanceApp, BinanceParser, history
+from tidewire.sources.binance.collectors import KlineCollector
 from tidewire.sources.binance.history import BinanceHistory, bar_open, bars_wanted, trades_wanted
 from tidewire.sources.binance.parse import LATE_MS
 from unit.collect.kit import place, until
@@ -306,3 +307,18 @@ async def test_a_budget_that_others_use_too_is_kept(tmp_path: Path) -> None:
         start, end = (round(datetime.fromisoformat(row[name]).timestamp()) * 1_000_000 for name in ("start", "end"))
         assert sorted(came) == list(range(start, end, 60_000_000)), "every bar, once"
         assert row["rows"] == row["rows_total"] == len(came)
+
+
+async def test_a_gap_that_history_fills_is_not_asked_for_twice(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        app = BinanceApp(config(), here.context)
+        kline = KlineCollector("kline", app, KlineCollector.Config(["ETHBTC"], ["1m"], history=0))
+        app.register(kline)
+        now_us = here.context.clock.wall_ns() // 1_000
+        kline._past.backfill.want([bars_wanted(NAME, "1m", now_us - 3_600_000_000)])
+        kline._past.backfill.reach(now_us)
+        gap = now_us // 60_000_000 * 60_000_000 - 600_000_000
+        with pytest.raises(TransientError, match="is being loaded"):
+            await app.fill(Missing("kline", NAME, "1m", ((gap, gap),), gap, gap))
+        with pytest.raises(TerminalError, match="does not list"):
+            await app.fill(Missing("kline", "OLD-BTC.BINANCE", "1m", ((gap, gap),), gap, gap))
