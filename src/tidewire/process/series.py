@@ -75,7 +75,7 @@ class SeriesWatch:
         self._shared = not set(kind.key) <= {*kind.series, self._order}
         self._marks: dict[Series, _Mark] = {}
         self._open: dict[Series, list[tuple[int, int, Hole]]] = {}
-        self._history: deque[tuple[pl.DataFrame, npt.NDArray[np.uint64] | None]] = deque()
+        self._history: deque[tuple[pl.DataFrame, pl.Series | None]] = deque()
         """Rows that came lately, and hashes of their keys once these were asked for."""
         self._history_rows = 0
 
@@ -215,14 +215,12 @@ class SeriesWatch:
         Only the last word counts: a definition that changes back is news, not a repeat. Keys that come once are told
         by their hashes: of history that is loaded no row is a repeat, and nothing else needs to be looked at.
         """
-        names = rows.select(self.kind.key).hash_rows().to_numpy()
-        places = np.flatnonzero(suspect.to_numpy())
-        _, group, count = np.unique(names[places], return_inverse=True, return_counts=True)
-        known = np.isin(names[places], self._known_names())
-        places = places[known | (count[group] > 1)]
+        names = rows.select(self.kind.key).hash_rows().filter(suspect)
+        known = names.is_in(self._known_names().implode())
+        places = np.flatnonzero(suspect.to_numpy())[(known | names.is_duplicated()).to_numpy()]
         repeated = np.zeros(rows.height, dtype=np.bool_)
         if places.size:
-            repeated[places] = self._say_the_same(rows[places], remembered=bool(known.any()))
+            repeated[places] = self._say_the_same(rows[places], remembered=known.any())
         return pl.Series(repeated)
 
     def _say_the_same(self, rows: pl.DataFrame, *, remembered: bool) -> npt.NDArray[np.bool_]:
@@ -237,7 +235,7 @@ class SeriesWatch:
         same = both.select((said.eq_missing(before) & ~first).alias("same")).to_series().tail(rows.height)
         return same.to_numpy()
 
-    def _known_names(self) -> npt.NDArray[np.uint64]:
+    def _known_names(self) -> pl.Series:
         """Hashes of the keys that are remembered; frames are put together when there are many."""
         if len(self._history) > HISTORY_FRAMES:
             whole = pl.concat([frame for frame, _ in self._history]).tail(HISTORY_ROWS).rechunk()
@@ -245,9 +243,9 @@ class SeriesWatch:
             self._history_rows = whole.height
         for place, (frame, names) in enumerate(self._history):
             if names is None:
-                self._history[place] = frame, frame.select(self.kind.key).hash_rows().to_numpy()
-        found = [names for _, names in self._history if names is not None]
-        return np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
+                self._history[place] = frame, frame.select(self.kind.key).hash_rows()
+        none = pl.Series(dtype=pl.UInt64)
+        return pl.concat([none, *(names for _, names in self._history if names is not None)])
 
     def remember(self, rows: pl.DataFrame) -> None:
         """Keep rows for comparing repeats with; the oldest are forgotten."""
