@@ -163,6 +163,8 @@ class Pipe:
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
         after = max(0, (last // WINDOW_FRAMES - 1) * WINDOW_FRAMES)
         await asyncio.to_thread(restore, self._journal, parsers, after)
+        if after >= last:
+            return
         needed = await asyncio.to_thread(Needed, self._journal, after, last)
         while after < last:
             read = [frame for frame in self._journal.read(after, frames=4_096) if frame.sequence <= last]
