@@ -5,6 +5,7 @@ The names here are the plugin interface: a source needs nothing else but `tidewi
 
 from tidewire.collect.app import NOTE, App, Context, Health
 from tidewire.collect.assemble import Assembler
+from tidewire.collect.backfill import DAY_US, Backfill, Part, Shard, Wanted, check_history, history_start, is_history
 from tidewire.collect.book import Book, Level
 from tidewire.collect.books import Books, BookSettings, doubt_note, settings_note, time_note
 from tidewire.collect.booksync import BookSync, BookUpdate, ById, ByPrevious, Continuity
@@ -12,6 +13,7 @@ from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.collector import Collector, CollectorStatus
 from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo, read, seconds
 from tidewire.collect.control import Carried
+from tidewire.collect.coverage import Coverage
 from tidewire.collect.cursors import Cursors
 from tidewire.collect.fill import Filler, GapLedger, Missing, OpenGap, Range, told_of
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
@@ -27,12 +29,14 @@ from tidewire.collect.ws_config import WsConfig, WsState
 from tidewire.journal import Frame
 
 __all__ = [
+    "DAY_US",
     "NOTE",
     "Api",
     "App",
     "AppRegistry",
     "Ask",
     "Assembler",
+    "Backfill",
     "Book",
     "BookSettings",
     "BookSync",
@@ -46,6 +50,7 @@ __all__ = [
     "CollectorStatus",
     "Context",
     "Continuity",
+    "Coverage",
     "Cron",
     "Cursors",
     "Dialect",
@@ -67,6 +72,7 @@ __all__ = [
     "Overlap",
     "Parsed",
     "Parser",
+    "Part",
     "PoolConfig",
     "Pump",
     "PumpConfig",
@@ -75,17 +81,22 @@ __all__ = [
     "Reply",
     "Request",
     "Section",
+    "Shard",
     "SourceConfig",
     "SourceInfo",
     "Stateful",
     "StreamWatch",
     "Timer",
     "TimerStatus",
+    "Wanted",
     "Window",
     "WsClient",
     "WsConfig",
     "WsState",
+    "check_history",
     "doubt_note",
+    "history_start",
+    "is_history",
     "parse_duration",
     "read",
     "seconds",

@@ -247,6 +247,10 @@ class App(ABC):
             f"{collector.name}_{name}": value for collector in self.list() for name, value in collector.metrics.items()
         }
 
+    def backfill(self) -> Sequence[Mapping[str, Any]]:
+        """How far the loading of history is, by series."""
+        return [{"source": self.name, **each} for collector in self.list() for each in collector.history()]
+
     def status(self) -> dict[str, Any]:
         """Everything above as plain data, for the API and the command line."""
         health = self.health()
@@ -257,4 +261,5 @@ class App(ABC):
             "health": health.state,
             "problems": list(health.problems),
             "collectors": [asdict(collector.status) for collector in self.list()],
+            "backfill": self.backfill(),
         }

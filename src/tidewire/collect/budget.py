@@ -84,6 +84,7 @@ class Budget:
     def __init__(self, clock: Clock, config: Limits | None = None, host: str = "") -> None:
         self._clock = clock
         self._config = config or Limits()
+        self._most = self._config.weight_per_minute
         self._host = host
         # The line is a GCRA in whole nanoseconds: `_tat_ns` is when the bucket will be full again.
         self._emission_ns = max(1, round(_SECOND_NS / self._config.requests_per_second))
@@ -130,7 +131,7 @@ class Budget:
         Raises `RateLimited` at once when the host is paused for longer than ``timeout_s``, `TransientError` when
         the turn does not come in time or the line is full, `InputError` for a weight that no minute can hold.
         """
-        limit = self._config.weight_per_minute
+        limit = self._most
         if weight < 0 or (limit is not None and weight > limit):
             raise InputError(f"a request of weight {weight} to {self._host or 'the host'}: valid are 0 to {limit}.")
         turn = _Turn(weight, background=background)
@@ -161,6 +162,12 @@ class Budget:
         if sent_ns is None or sent_ns // _MINUTE_NS == self._minute:
             self._used = max(self._used, used_weight)
             _used.labels(self._host).set(self._used)
+
+    def allow(self, weight_per_minute: int) -> None:
+        """Take over the limit that the host itself tells."""
+        self._most = weight_per_minute
+        for turn in self._waiting:
+            turn.look.set()
 
     def pause(self, seconds: float) -> None:
         """Let nobody send for that long (at most three days); a longer pause already set stays."""
@@ -217,7 +224,7 @@ class Budget:
         """Nanoseconds until a request may go; zero or less is now."""
         now_ns = self._clock.mono_ns()
         due_ns = max(self._paused_ns, self._tat_ns - self._depth_ns) - now_ns
-        limit = self._config.weight_per_minute
+        limit = self._most
         if limit is None:
             return due_ns
         self._turn_minute()

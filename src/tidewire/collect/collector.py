@@ -79,6 +79,10 @@ class Collector:
         state = "stopped" if not self._running else "failing" if self._last_error else "running"
         return CollectorStatus(self.name, state, self.last_data_ns, self._errors, self._last_error, timers)
 
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """How far the backfill of each of its series is; empty where history is not loaded."""
+        return ()
+
     @property
     def metrics(self) -> Mapping[str, float]:
         """Counts for people; Prometheus has them by name."""

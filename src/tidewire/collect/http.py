@@ -148,6 +148,10 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
+    def allow(self, url: str, weight_per_minute: int) -> None:
+        """Take over the limit of request weight that a host itself tells."""
+        self._budgets.of(URL(url).authority.rpartition("@")[2]).allow(weight_per_minute)
+
     async def get(
         self, url: str, params: Mapping[str, str] | None = None, *, weight: int = 1, background: bool = False
     ) -> Reply:

@@ -21,6 +21,7 @@ from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType
 
 HISTORY_ROWS = 50_000
+HISTORY_FRAMES = 256
 MAX_OPEN_HOLES = 1_000
 
 Series = tuple[Any, ...]
@@ -74,7 +75,8 @@ class SeriesWatch:
         self._shared = not set(kind.key) <= {*kind.series, self._order}
         self._marks: dict[Series, _Mark] = {}
         self._open: dict[Series, list[tuple[int, int, Hole]]] = {}
-        self._history: deque[pl.DataFrame] = deque()
+        self._history: deque[tuple[pl.DataFrame, pl.Series | None]] = deque()
+        """Rows that came lately, and hashes of their keys once these were asked for."""
         self._history_rows = 0
 
     def seed(self, marks: pl.DataFrame) -> None:
@@ -210,27 +212,49 @@ class SeriesWatch:
     def _repeats(self, rows: pl.DataFrame, suspect: pl.Series) -> pl.Series:
         """Which suspects say of their key just what the row before them said; what came lately is remembered.
 
-        Only the last word counts: a definition that changes back is news, not a repeat.
+        Only the last word counts: a definition that changes back is news, not a repeat. Keys that come once are told
+        by their hashes: of history that is loaded no row is a repeat, and nothing else needs to be looked at.
         """
-        past = pl.concat([*self._history, rows.clear()])
-        self._history = deque([past] if past.height else [])
-        keys = rows.filter(suspect).select(self.kind.key).unique()
-        known = past.join(keys, on=self.kind.key, how="semi").unique(self.kind.key, keep="last", maintain_order=True)
+        names = rows.select(self.kind.key).hash_rows().filter(suspect)
+        known = names.is_in(self._known_names().implode())
+        places = np.flatnonzero(suspect.to_numpy())[(known | names.is_duplicated()).to_numpy()]
+        repeated = np.zeros(rows.height, dtype=np.bool_)
+        if places.size:
+            repeated[places] = self._say_the_same(rows[places], remembered=known.any())
+        return pl.Series(repeated)
+
+    def _say_the_same(self, rows: pl.DataFrame, *, remembered: bool) -> npt.NDArray[np.bool_]:
+        """Which rows repeat the last word on their key; ``remembered``: it may be one of a batch before."""
+        past = pl.concat([frame for frame, _ in self._history]) if remembered else rows.clear()
+        known = past.join(rows.select(self.kind.key).unique(), on=self.kind.key, how="semi")
+        known = known.unique(self.kind.key, keep="last", maintain_order=True)
         both = pl.concat([known.select(rows.columns), rows]).with_columns(_moment())
         said = pl.struct([*(name for name in self.kind.payload if name != "event_time"), "_moment"])
         before = said.shift(1).over(self.kind.key)
         first = pl.int_range(pl.len()).over(self.kind.key) == 0
         same = both.select((said.eq_missing(before) & ~first).alias("same")).to_series().tail(rows.height)
-        return same & suspect
+        return same.to_numpy()
+
+    def _known_names(self) -> pl.Series:
+        """Hashes of the keys that are remembered; frames are put together when there are many."""
+        if len(self._history) > HISTORY_FRAMES:
+            whole = pl.concat([frame for frame, _ in self._history]).tail(HISTORY_ROWS).rechunk()
+            self._history = deque([(whole, None)])
+            self._history_rows = whole.height
+        for place, (frame, names) in enumerate(self._history):
+            if names is None:
+                self._history[place] = frame, frame.select(self.kind.key).hash_rows()
+        none = pl.Series(dtype=pl.UInt64)
+        return pl.concat([none, *(names for _, names in self._history if names is not None)])
 
     def remember(self, rows: pl.DataFrame) -> None:
         """Keep rows for comparing repeats with; the oldest are forgotten."""
         if rows.is_empty():
             return
-        self._history.append(rows)
+        self._history.append((rows, None))
         self._history_rows += rows.height
-        while self._history_rows - self._history[0].height >= HISTORY_ROWS:
-            self._history_rows -= self._history.popleft().height
+        while self._history_rows - self._history[0][0].height >= HISTORY_ROWS:
+            self._history_rows -= self._history.popleft()[0].height
 
 
 def _moment() -> pl.Expr:

@@ -95,6 +95,17 @@ class Trade(MarketRecord, order="sequence", series=("source", "instrument"), con
         return there | pl.col("off_book").is_not_null()
 
 
+class AggTrade(MarketRecord, order="sequence", series=("source", "instrument"), contiguous=True, instant=True):
+    """Trades of one taker at one price and moment, added up by the venue."""
+
+    sequence = Sequence("The venue's id of the aggregate; it counts without holes.", key=True)
+    price = Price("Price of the trades.", unit=QUOTE, above=0, example="61837.63")
+    size = Size("How much changed hands in all of them.", unit=BASE, above=0, example="0.02")
+    side = Text("Side of the taker.", choices=SIDES, nullable=True)
+    first_trade = Sequence("The venue's id of the first trade in it.", nullable=True)
+    last_trade = Sequence("The venue's id of the last trade in it.", nullable=True)
+
+
 class Quote(MarketRecord, instant=True, order="sequence"):
     """Best bid and ask."""
 

@@ -10,7 +10,7 @@ import typer
 
 from tidewire import __version__, telemetry
 from tidewire.errors import InputError, TidewireError
-from tidewire.runtime import audit_command, gap_commands, journal_commands, quarantine_commands
+from tidewire.runtime import audit_command, backfill_command, gap_commands, journal_commands, quarantine_commands
 from tidewire.runtime.console import (
     ConfigArg,
     ConfigOpt,
@@ -161,6 +161,7 @@ def sandbox(
         int, typer.Option(help="Synthetic market: number of USD-M contracts, and of COIN-M ones; 0 serves spot alone.")
     ] = 3,
     seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
+    history_hours: Annotated[int, typer.Option(help="Synthetic market: how far back REST reaches.")] = 168,
     recording: Annotated[Path | None, typer.Option(help="Play this recording instead.")] = None,
     speed: Annotated[float, typer.Option(help="Recording: times real speed; 0 as fast as clients read.")] = 1.0,
     start_on: Annotated[
@@ -178,6 +179,7 @@ def sandbox(
         seed=seed,
         symbols=symbols,
         futures=futures,
+        history_hours=history_hours,
         rate=rate,
         recording=recording,
         speed=speed,
@@ -225,6 +227,7 @@ def query(
 
 
 app.command("audit")(audit_command.audit)
+app.command("backfill")(backfill_command.backfill)
 
 
 @app.command()

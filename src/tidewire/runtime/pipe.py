@@ -28,6 +28,7 @@ from tidewire.records.event import Event, data_event
 from tidewire.records.ops import Quarantined
 from tidewire.records.record import types
 from tidewire.runtime.gaps import seed
+from tidewire.runtime.warming import Needed
 from tidewire.store.protocol import EVERYTHING, Query, Store
 
 RESTART_S = 1.0
@@ -162,14 +163,20 @@ class Pipe:
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
         after = max(0, (last // WINDOW_FRAMES - 1) * WINDOW_FRAMES)
         await asyncio.to_thread(restore, self._journal, parsers, after)
+        if after >= last:
+            return
+        needed = await asyncio.to_thread(Needed, self._journal, after, last)
         while after < last:
-            frames = [frame for frame in self._journal.read(after, frames=4_096) if frame.sequence <= last]
-            if not frames:
+            read = [frame for frame in self._journal.read(after, frames=4_096) if frame.sequence <= last]
+            if not read:
                 return
+            after = read[-1].sequence
+            frames = [frame for frame in read if needed.of(frame)]
+            if not frames:
+                continue
             held = await self._held(frames)
             for batch in assembler.step(frames):
                 self.processor.warm(batch, positions.get(batch.stream, 0), held)
-            after = frames[-1].sequence
 
     async def _held(self, frames: Sequence[Frame]) -> pl.DataFrame:
         """What went into quarantine from these frames."""

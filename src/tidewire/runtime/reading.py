@@ -85,6 +85,12 @@ class Reading:
             return []
         return (await self._api("/v1/sources", {}))["data"]
 
+    async def backfill(self) -> list[dict[str, Any]]:
+        """How far the loading of history is, by series."""
+        if self._running is None:
+            raise InputError(f"No platform runs on {self.data_dir}; history is loaded while one does: `tidewire up`.")
+        return (await self._api("/v1/backfill", {}))["data"]
+
     async def refill(self, source: str | None) -> list[str]:
         """Have sources look at their gaps again; which were asked."""
         if self._running is None:

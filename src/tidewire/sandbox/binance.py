@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -292,14 +293,13 @@ class Rest:
             if opened < begin:
                 opened = bar_end(interval, opened)
         opened = max(opened, oldest)
-        rows: list[list[Any]] = []
-        while opened <= newest and len(rows) < limit:
-            after = bar_end(interval, opened)
-            bar = series.bar(opened, after)
-            if bar is not None:
-                rows.append(kline_row((opened, after), bar, query.unit, self._form(symbol)))
-            opened = after
-        return rows
+        edges = [opened]
+        while edges[-1] <= newest and len(edges) <= limit:
+            edges.append(bar_end(interval, edges[-1]))
+        spans, bars, form = itertools.pairwise(edges), series.bars(edges), self._form(symbol)
+        return [
+            kline_row(span, bar, query.unit, form) for span, bar in zip(spans, bars, strict=True) if bar is not None
+        ]
 
     def _rows(self, _symbol: str, trades: list[Trade], query: Query) -> list[dict[str, Any]]:
         return [trade_row(trade, self._faults.skew_ms, query.unit) for trade in trades]

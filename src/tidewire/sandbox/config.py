@@ -183,8 +183,8 @@ class SandboxConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} is {value}; valid is a number above 0, or None for as fast as possible.")
-        if not 0 < self.history_hours <= 8_760:
-            raise InputError(f"history_hours is {self.history_hours}; valid is 1 to 8760.")
+        if not 0 < self.history_hours <= 87_600:
+            raise InputError(f"history_hours is {self.history_hours}; valid is 1 to 87600, ten years.")
         if self.tape is not None and (self.usdm_symbols or self.coinm_symbols):
             raise InputError("A recording is played on spot; leave usdm_symbols and coinm_symbols out.")
         if not self.symbols:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from tidewire.records.clock import SeededRng
 from tidewire.sandbox.config import E8, SymbolInfo
+from tidewire.sandbox.deep import HISTORY_GAP_MS, Columns, DeepHistory, Ints, jitter, lattice, makers, steps
 
 Trade = tuple[int, int, int, int, bool]
 """id, price in 1e-8, quantity in 1e-8, time in ms, whether the buyer is the maker."""
@@ -18,7 +20,9 @@ Trade = tuple[int, int, int, int, bool]
 SECOND = 1_000
 MINUTE = 60_000
 DAY = 86_400_000
-HISTORY_GAP_MS = 10_000
+_AT_ONCE_MS = 30 * DAY
+RECENT_HOURS = 168
+"""How much of the history is held; what is older is made again whenever somebody asks."""
 
 INTERVALS = {
     "1s": SECOND,
@@ -98,66 +102,126 @@ class Bar:
 
 
 class History:
-    """The trades before the market began: one each ten seconds, a function of seed, symbol and start alone."""
+    """The trades before the market began: one each ten seconds, a function of seed, symbol and start alone.
+
+    The last `RECENT_HOURS` are held as columns; those before are a `DeepHistory`. Places count from the oldest.
+    """
 
     def __init__(self, info: SymbolInfo, seed: int, start_ms: int, hours: int, first_id: int) -> None:
-        count = hours * 3_600_000 // HISTORY_GAP_MS
+        count = min(hours, RECENT_HOURS) * 3_600_000 // HISTORY_GAP_MS
         raw = bytes.fromhex(SeededRng(f"{seed}:history:{info.symbol}").token(count * 8))
         words = np.frombuffer(raw, dtype="<u8")
         self.first_id = first_id
-        self.times = (
-            start_ms
-            - (count - np.arange(count, dtype=np.int64)) * HISTORY_GAP_MS
-            + ((words & np.uint64(0xFFFF)) % np.uint64(HISTORY_GAP_MS)).astype(np.int64)
-        )
-        self.steps = 1 + ((words >> np.uint64(16)) & np.uint64(0xFFFF)).astype(np.int64) % 20_000
-        self.maker = ((words >> np.uint64(32)) & np.uint64(1)).astype(np.bool_)
+        begin_ms = start_ms - count * HISTORY_GAP_MS
+        self._times = begin_ms + np.arange(count, dtype=np.int64) * HISTORY_GAP_MS + jitter(words)
+        self._steps, self._maker = steps(words), makers(words)
         moves = ((words >> np.uint64(33)) % np.uint64(21)).astype(np.int64) - 10
-        walked: npt.NDArray[np.int64] = np.cumsum(moves)
+        walked: Ints = np.cumsum(moves)
         gap = lattice(info)
         levels = np.maximum(info.open_e8 // info.tick_e8 // gap + walked - walked[-1], 1)
-        self.ticks = levels * gap + np.where(self.maker, 0, 1)
+        self._ticks = levels * gap + np.where(self._maker, 0, 1)
+        older = (hours - min(hours, RECENT_HOURS)) * 3_600_000 // HISTORY_GAP_MS
+        self._deep = DeepHistory(info, seed, begin_ms, older, int(levels[0]))
         self._info = info
         self._unit = info.tick_e8 * info.step_e8 // E8
 
     def __len__(self) -> int:
-        return len(self.times)
+        return self._deep.count + len(self._times)
+
+    @property
+    def first_ms(self) -> int:
+        """When the oldest trade happened."""
+        return int(self.columns(0, 1).times[0])
+
+    @property
+    def last_ms(self) -> int:
+        """When the newest trade happened."""
+        return int(self._times[-1])
 
     def place(self, ms: int) -> int:
         """How many trades happened before ``ms``."""
-        return int(np.searchsorted(self.times, ms))
+        return self.places([ms])[0]
+
+    def places(self, times: Sequence[int]) -> list[int]:
+        """How many trades happened before each of these times."""
+        ms = np.asarray(times, dtype=np.int64)
+        old = self._deep.places(np.minimum(ms, self._deep.end_ms))
+        return (old + np.searchsorted(self._times, ms)).tolist()
+
+    def columns(self, low: int, high: int) -> Columns:
+        """The trades at places ``low`` to ``high`` (exclusive)."""
+        deep = self._deep.count
+        begin, end = max(0, low - deep), max(0, high - deep)
+        found = Columns(self._times[begin:end], self._ticks[begin:end], self._steps[begin:end], self._maker[begin:end])
+        if low >= deep:
+            return found
+        older = self._deep.columns(low, min(high, deep))
+        return older.then(found) if end else older
+
+    def trades(self, low: int, high: int) -> list[Trade]:
+        """The trades at places ``low`` to ``high`` (exclusive)."""
+        if low >= high:
+            return []
+        found = self.columns(low, high)
+        prices, sizes = found.ticks * self._info.tick_e8, found.steps * self._info.step_e8
+        ids = range(self.first_id + low, self.first_id + high)
+        columns = (prices.tolist(), sizes.tolist(), found.times.tolist(), found.maker.tolist())
+        return list(zip(ids, *columns, strict=True))
 
     def trade(self, place: int) -> Trade:
         """The trade at a place; 0 is the oldest."""
-        info = self._info
-        return (
-            self.first_id + place,
-            int(self.ticks[place]) * info.tick_e8,
-            int(self.steps[place]) * info.step_e8,
-            int(self.times[place]),
-            bool(self.maker[place]),
-        )
+        return self.trades(place, place + 1)[0]
 
     def bar(self, begin: int, end: int) -> Bar | None:
         """The bar of trades with ``begin <= time < end``; None when there is none."""
-        low, high = self.place(begin), self.place(end)
-        if low == high:
-            return None
-        tick, step = self._info.tick_e8, self._info.step_e8
-        ticks, steps = self.ticks[low:high], self.steps[low:high]
-        value = ticks * steps
-        taken = ~self.maker[low:high]
-        bar = Bar(int(ticks[0]) * tick, self.first_id + low)
-        bar.high, bar.low, bar.close = int(ticks.max()) * tick, int(ticks.min()) * tick, int(ticks[-1]) * tick
-        bar.volume, bar.quote = int(steps.sum()) * step, int(value.sum()) * self._unit
-        bar.taker, bar.taker_quote = int(steps[taken].sum()) * step, int(value[taken].sum()) * self._unit
-        bar.count, bar.last = high - low, self.first_id + high - 1
-        return bar
+        found = self.bars([begin, end])
+        return found[0] if found else None
 
+    def bars(self, edges: Sequence[int]) -> list[Bar | None]:
+        """The bars between neighbouring edges; None for one without a trade."""
+        found: list[Bar | None] = []
+        begin = 0
+        while begin < len(edges) - 1:
+            # Bars of a day have thousands of trades: a few of them at a time.
+            end = begin + 1
+            while end < len(edges) - 1 and edges[end + 1] - edges[begin] <= _AT_ONCE_MS:
+                end += 1
+            found += self._bars(self.places(edges[begin : end + 1]))
+            begin = end
+        return found
 
-def lattice(info: SymbolInfo) -> int:
-    """How many ticks lie between two price levels: about 2e-5 of the price."""
-    return max(2, info.open_e8 // info.tick_e8 // 50_000)
+    def _bars(self, places: Sequence[int]) -> list[Bar | None]:
+        """The bars between neighbouring places."""
+        filled = [(low, high) for low, high in itertools.pairwise(places) if low < high]
+        if not filled:
+            return [None] * (len(places) - 1)
+        low, high = filled[0][0], filled[-1][1]
+        found = self.columns(low, high)
+        cuts = np.array([begin - low for begin, _ in filled])
+        ends = np.append(cuts[1:], high - low) - 1
+        tick, step, unit = self._info.tick_e8, self._info.step_e8, self._unit
+        value, taken = found.ticks * found.steps, ~found.maker
+        columns = (
+            found.ticks[cuts] * tick,
+            np.maximum.reduceat(found.ticks, cuts) * tick,
+            np.minimum.reduceat(found.ticks, cuts) * tick,
+            found.ticks[ends] * tick,
+            np.add.reduceat(found.steps, cuts) * step,
+            np.add.reduceat(value, cuts) * unit,
+            np.add.reduceat(found.steps * taken, cuts) * step,
+            np.add.reduceat(value * taken, cuts) * unit,
+        )
+        made = iter(zip(*(column.tolist() for column in columns), strict=True))
+        bars: list[Bar | None] = []
+        for begin, end in itertools.pairwise(places):
+            if begin == end:
+                bars.append(None)
+                continue
+            bar = Bar(0, self.first_id + begin)
+            bar.open, bar.high, bar.low, bar.close, bar.volume, bar.quote, bar.taker, bar.taker_quote = next(made)
+            bar.count, bar.last = end - begin, self.first_id + end - 1
+            bars.append(bar)
+        return bars
 
 
 class Series:
@@ -231,7 +295,7 @@ class Series:
     def first_ms(self) -> int | None:
         """When the first trade known happened; None before any."""
         if self.history is not None:
-            return int(self.history.times[0])
+            return self.history.first_ms
         return next(iter(self._minutes), self._bar_second) if self._bar else None
 
     @property
@@ -240,6 +304,18 @@ class Series:
         if self.history is not None:
             return self.history.first_id
         return self._ids[0] if self._ids else 0
+
+    def bars(self, edges: Sequence[int]) -> list[Bar | None]:
+        """`bar` between neighbouring edges; those of the history are made all at once."""
+        history = self.history
+        old = 0 if history is None else max(0, bisect_right(edges, history.last_ms) - 1)
+        found: list[Bar | None] = [] if history is None or not old else history.bars(edges[: old + 1])
+        for place, bar in enumerate(found):
+            if bar is None:  # flat at the last price before
+                before = found[place - 1] if place else None
+                price = self.price_before(edges[place]) if before is None else before.close
+                found[place] = None if price is None else Bar(price)
+        return found + [self.bar(begin, end) for begin, end in itertools.pairwise(edges[old:])]
 
     def bar(self, begin: int, end: int) -> Bar | None:
         """The bar of ``begin <= time < end``, both on whole seconds within a minute, else on whole minutes.
@@ -288,14 +364,14 @@ class Series:
         if self.history is None or missing <= 0:
             return live
         older = len(self.history)
-        return [self.history.trade(place) for place in range(max(0, older - missing), older)] + live
+        return self.history.trades(max(0, older - missing), older) + live
 
     def from_id(self, ident: int, limit: int) -> list[Trade]:
         """Trades from an id on, oldest first."""
         found: list[Trade] = []
         if self.history is not None:
             begin = max(0, ident - self.history.first_id)
-            found = [self.history.trade(at) for at in range(begin, min(begin + limit, len(self.history)))]
+            found = self.history.trades(begin, min(begin + limit, len(self.history)))
         place = bisect_left(self._ids, ident)
         end = min(place + limit - len(found), len(self._ids))
         return found + [self._trade(at) for at in range(place, end)]
@@ -305,6 +381,6 @@ class Series:
         found: list[Trade] = []
         if self.history is not None:
             first, last = self.history.place(begin), self.history.place(end + 1)
-            found = [self.history.trade(at) for at in range(first, min(first + limit, last))]
+            found = self.history.trades(first, min(first + limit, last))
         first, last = bisect_left(self._times, begin), bisect_left(self._times, end + 1)
         return found + [self._trade(at) for at in range(first, min(first + limit - len(found), last))]

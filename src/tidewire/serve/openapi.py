@@ -90,6 +90,7 @@ _ERRORS = ("400", "404", "406", "503", "504")
 _PLAIN: dict[str, tuple[str, str]] = {
     "/v1/types": ("types", "Every record type: columns, units, key, order."),
     "/v1/sources": ("sources", "Every source and what it is doing."),
+    "/v1/backfill": ("backfill", "How far the loading of history is, by series."),
     "/v1/audit": ("audit", "Rows received and what became of them, added up."),
     "/v1/quarantine/rules": ("quarantine_rules", "Rows in quarantine by source, type, rule and state."),
     "/livez": ("livez", "Whether the process answers. Asks nothing else."),

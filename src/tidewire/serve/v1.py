@@ -38,6 +38,7 @@ class V1:
             endpoint("/v1/types", self._types),
             endpoint("/v1/types/{name}", self._type),
             endpoint("/v1/sources", self._sources),
+            endpoint("/v1/backfill", self._backfill),
             endpoint("/v1/audit", self._audit),
             endpoint("/v1/stream", self._not_a_page),
             *GapRoutes(self._platform.refill).routes(),
@@ -81,6 +82,11 @@ class V1:
     async def _sources(self, request: Request) -> Response:
         without_parameters(request)
         return json_answer({"data": self._platform.sources()})
+
+    async def _backfill(self, request: Request) -> Response:
+        without_parameters(request)
+        found = [each for source in self._platform.sources() for each in source.get("backfill", ())]
+        return json_answer({"data": found})
 
     async def _audit(self, request: Request) -> Response:
         return json_answer({"data": await self._platform.audit(understand_audit(_params(request)))})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidewire.process import series
 from tidewire.process.series import MAX_OPEN_HOLES, Hole, SeriesWatch, describe, hole_of
 from tidewire.records.batch import gaps
 from tidewire.records.market import Instrument, Kline, Quote, Trade
@@ -319,3 +320,43 @@ def test_open_holes_are_bounded() -> None:
     oldest, newest = 3, 2 * MAX_OPEN_HOLES + 101
     late = rows(Trade.type, [trade(oldest, frame=5_000), trade(newest, frame=5_001)])
     assert [hole.first for hole in watch.sort(late).holes] == [newest]
+
+
+@given(st.data())
+def test_history_from_new_to_old_beside_live_rows_opens_no_hole(data: st.DataObject) -> None:
+    """Pages of the past below all that is known, and live rows that count up, in any mixture and any batches."""
+    pages = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    live = data.draw(st.integers(1, 8))
+    first = 1_000
+    numbers: list[int] = [first]
+    low, high = first, first + 1
+    for page in data.draw(st.permutations([*pages, *[0] * live])):
+        if page:
+            numbers += range(low - page, low)
+            low -= page
+        else:
+            numbers.append(high)
+            high += 1
+    table = rows(Trade.type, [trade(number, event_time=number * SECOND_US) for number in numbers])
+    watch = SeriesWatch(Trade.type)
+    kept, duplicates, holes = run(watch, table, data.draw(cuts(table.height)))
+    assert len(kept) == len(numbers)
+    assert duplicates == []
+    assert list(holes) == []
+
+
+def test_what_is_remembered_stays_bounded_however_rows_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "HISTORY_ROWS", 50)
+    monkeypatch.setattr(series, "HISTORY_FRAMES", 8)
+    watch = SeriesWatch(Trade.type)
+
+    def said(number: int, frame: int) -> pl.DataFrame:
+        return rows(Trade.type, [trade(number, event_time=number * SECOND_US, frame=frame)])
+
+    for frame, number in enumerate(range(1_000, 0, -1), 1):
+        assert watch.sort(said(number, frame)).duplicates is None
+    assert watch._history_rows == sum(part.height for part, _ in watch._history) <= 2 * 50
+    assert len(watch._history) <= 50
+    for frame, number in enumerate(range(1, 51), 2_000):
+        assert watch.sort(said(number, frame)).duplicates is not None
+    assert watch.sort(said(900, 3_000)).duplicates is None, "forgotten: the store knows it"

@@ -93,7 +93,7 @@ def test_a_forgotten_type_is_gone_and_can_be_defined_again() -> None:
 
 
 def test_an_unknown_type_is_answered_with_the_nearest() -> None:
-    with pytest.raises(NotFound, match=r"No record type 'trades'\. Did you mean 'trade'\? Valid: book_delta, .*trade"):
+    with pytest.raises(NotFound, match=r"No record type 'trades'\. Did you mean 'trade'\? Valid: agg_trade, .*trade"):
         record_type("trades")
     with pytest.raises(NotFound) as caught:
         record_type("xyzzy")

@@ -30,10 +30,11 @@ from tidewire.collect import (
     read,
     seconds,
 )
-from tidewire.errors import ConfigError, nearest
+from tidewire.errors import ConfigError, TransientError, nearest
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance.collectors import (
+    AggTradeCollector,
     BinanceCollector,
     InstrumentCollector,
     KlineCollector,
@@ -54,6 +55,7 @@ _log = telemetry.log("sources")
 COLLECTORS: dict[str, type[BinanceCollector]] = {
     "instrument": InstrumentCollector,
     "trade": TradeCollector,
+    "agg_trade": AggTradeCollector,
     "quote": QuoteCollector,
     "ticker": TickerCollector,
     "kline": KlineCollector,
@@ -65,7 +67,7 @@ class BinanceApp(App):
     """Binance spot."""
 
     name = "binance"
-    about = "Binance spot: instruments, trades, quotes, tickers, klines, order books."
+    about = "Binance spot: instruments, trades, aggregated trades, quotes, tickers, klines, order books."
     market: ClassVar[Market] = SPOT
     collectors: ClassVar[Mapping[str, type[BinanceCollector]]] = COLLECTORS
     forms: ClassVar[Mapping[str, Form[Any]]] = FORMS
@@ -200,11 +202,14 @@ class BinanceApp(App):
     # -- gaps -------------------------------------------------------------------------------------------------
 
     def fills(self, record_type: str) -> bool:
-        """Trades by id, bars by time; the best price of a moment that is over is nowhere to be had."""
+        """Trades and aggregates by id, bars by time; the best price of a moment that is over is nowhere to be had."""
         return record_type in PAST
 
     async def fill(self, missing: Missing) -> int:
-        """Ask for what is missing; the last frame kept."""
+        """Ask for what is missing; the last frame kept. What history brings is not asked for a second time."""
+        for collector in self._mine():
+            if collector.kind == missing.record_type and collector.loads(missing):
+                raise TransientError(f"history of {missing.instrument} is being loaded")
         return await PAST[missing.record_type](self, self.listing.native_of(missing.instrument), missing)
 
     # -- streams ----------------------------------------------------------------------------------------------
@@ -250,6 +255,8 @@ class BinanceApp(App):
     def learn(self, body: bytes) -> None:
         """Take in an instrument list: what is new among it is collected, what is gone no more."""
         self.listing.learn(body)
+        if (weight := self.listing.weight_per_minute) is not None:
+            self._http.allow(self._base, weight)
         if not self._pools:
             return
         changed = [(collector, *collector.look_again()) for collector in self._mine()]
@@ -261,6 +268,10 @@ class BinanceApp(App):
                 self.tell(f"collector.{self.name}.listing", facts)
             if came:
                 collector.listed(came)
+
+    def is_live(self) -> bool:
+        """Whether all feeds are up."""
+        return all(pool.connected for pool in self._pools.values())
 
     def instrument(self, native: str) -> str:
         """Canonical id of Binance's spelling."""

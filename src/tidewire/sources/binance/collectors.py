@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from datetime import date
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from tidewire.collect import Carried, Collector, Cron, Every, Expected, Section, seconds
+from tidewire.collect import Carried, Collector, Cron, Every, Expected, Missing, Section, check_history, seconds
 from tidewire.errors import ConfigError, nearest
 from tidewire.records.market import INTERVALS
+from tidewire.sources.binance.history import BinanceHistory, bars_wanted, trades_wanted
 
 if TYPE_CHECKING:
     from tidewire.sources.binance.app import BinanceApp
@@ -44,6 +46,10 @@ class BinanceCollector(Collector):
     def expects(self) -> Sequence[Expected]:
         """Streams that should bring something all the time."""
         return ()
+
+    def loads(self, missing: Missing) -> bool:
+        """Whether what is missing comes with history anyway."""
+        return False
 
     def lost(self, symbols: Sequence[str]) -> None:
         """The connection that carried its streams of these symbols broke."""
@@ -123,6 +129,68 @@ class TradeCollector(BinanceCollector):
         return [Expected("trade", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
 
 
+class AggTradeCollector(BinanceCollector):
+    """Aggregated trades, as they happen, and their history."""
+
+    class Config(Section, frozen=True):
+        """``symbols`` in any spelling; history is loaded of ``history_days``, or from ``start_date`` on."""
+
+        symbols: list[str]
+        enabled: bool = True
+        silence: str = SILENCE
+        history_days: int | None = None
+        start_date: date | None = None
+        history_workers: int = 4
+
+        def __post_init__(self) -> None:
+            checked_silence(self.silence)
+            check_history(self.history_days, self.start_date, self.history_workers)
+
+    kind = "agg_trade"
+
+    def __init__(self, name: str, app: BinanceApp, config: Section) -> None:
+        super().__init__(name, app, config)
+        assert isinstance(config, AggTradeCollector.Config)
+        self._past = BinanceHistory(
+            self,
+            (config.history_days, config.start_date),
+            config.history_workers,
+            lambda instrument, start_us: [trades_wanted(instrument, start_us)],
+        )
+
+    def symbols(self) -> Sequence[str]:
+        assert isinstance(self.config, AggTradeCollector.Config)
+        return self.config.symbols
+
+    def streams(self) -> Sequence[str]:
+        return [f"{symbol.lower()}@aggTrade" for symbol in self.native()]
+
+    def expects(self) -> Sequence[Expected]:
+        assert isinstance(self.config, AggTradeCollector.Config)
+        silence_s = checked_silence(self.config.silence)
+        return [Expected("agg_trade", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
+
+    def loads(self, missing: Missing) -> bool:
+        return self._past.loads(missing)
+
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        return self._past.backfill.status()
+
+    async def start(self) -> None:
+        """Load history beside the live feed; the overlap is deduplicated."""
+        await super().start()
+        self._past.start(self.native())
+
+    def listed(self, symbols: Sequence[str]) -> None:
+        """Load their history too."""
+        self._past.want(symbols)
+
+    async def stop(self) -> None:
+        """Stop loading."""
+        await self._past.stop()
+        await super().stop()
+
+
 class QuoteCollector(BinanceCollector):
     """Best bid and ask, at every change."""
 
@@ -160,12 +228,15 @@ class KlineCollector(BinanceCollector):
     """Bars: the latest ``history`` of each at start, then as they form and close."""
 
     class Config(Section, frozen=True):
-        """``symbols`` in any spelling; ``history`` is a number of bars, 0 to 1000."""
+        """``symbols`` in any spelling; ``history`` is a number of bars, 0 to 1000, ``history_days`` one of days."""
 
         symbols: list[str]
         intervals: list[str]
         enabled: bool = True
         history: int = 200
+        history_days: int | None = None
+        start_date: date | None = None
+        history_workers: int = 4
 
         def __post_init__(self) -> None:
             for interval in self.intervals:
@@ -175,10 +246,21 @@ class KlineCollector(BinanceCollector):
                     )
             if not 0 <= self.history <= 1_000:
                 raise ConfigError(f"history {self.history}: write 0 to 1000 bars.")
+            check_history(self.history_days, self.start_date, self.history_workers)
 
     kind = "kline"
     _loading: asyncio.Task[None] | None = None
     _unloaded: dict[str, None]
+
+    def __init__(self, name: str, app: BinanceApp, config: Section) -> None:
+        super().__init__(name, app, config)
+        assert isinstance(config, KlineCollector.Config)
+        self._past = BinanceHistory(
+            self,
+            (config.history_days, config.start_date),
+            config.history_workers,
+            lambda instrument, start_us: [bars_wanted(instrument, each, start_us) for each in config.intervals],
+        )
 
     def symbols(self) -> Sequence[str]:
         assert isinstance(self.config, KlineCollector.Config)
@@ -200,23 +282,32 @@ class KlineCollector(BinanceCollector):
     async def start(self) -> None:
         """Load history beside the live feed; the overlap is deduplicated."""
         await super().start()
-        self._unloaded = {}
-        self.listed(self.native())
+        self._unloaded = dict.fromkeys(self.native())
+        self._loading = asyncio.create_task(self._latest(), name="binance kline history")
+        self._past.start(self.native())
 
     def listed(self, symbols: Sequence[str]) -> None:
         """Load their history too."""
         self._unloaded |= dict.fromkeys(symbols)
         if self._loading is None or self._loading.done():
-            self._loading = asyncio.create_task(self._history(), name="binance kline history")
+            self._loading = asyncio.create_task(self._latest(), name="binance kline history")
+        self._past.want(symbols)
 
     async def stop(self) -> None:
         """Give up what is still loading."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.wait((self._loading,))
+        await self._past.stop()
         await super().stop()
 
-    async def _history(self) -> None:
+    def loads(self, missing: Missing) -> bool:
+        return self._past.loads(missing)
+
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        return self._past.backfill.status()
+
+    async def _latest(self) -> None:
         assert isinstance(self.config, KlineCollector.Config)
         if not self.config.history:
             return

@@ -30,11 +30,14 @@ class Listing:
         self._names: dict[str, str] = {}
         self._natives: dict[str, str] = {}
         self._ended_ns: dict[str, int] = {}
+        self.weight_per_minute: int | None = None
+        """What the venue says one may ask for in a minute."""
 
     def learn(self, body: bytes) -> None:
         """Take in an instrument list."""
         info = msgspec.json.decode(body, type=wire.ExchangeInfo)
         self._names = names_of(info, self._market)
+        self.weight_per_minute = info.weight_per_minute()
         self._natives = {instrument: native for native, instrument in self._names.items()}
         now_ns = self._clock.mono_ns()
         ended = [entry.symbol for entry in info.symbols if said_status(entry) in ENDED]

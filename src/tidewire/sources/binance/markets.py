@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 Steps = Sequence[tuple[int, int]]
 """``(limit, weight)``, ascending: a request of up to ``limit`` rows weighs that much."""
 
+MOST_ROWS = 1_000
+"""How many bars or aggregated trades one request brings."""
+
 _PUBLIC = "/public/stream"
 _MARKET = "/market/stream"
 

@@ -12,12 +12,16 @@ import polars as pl
 
 from tidewire.collect import NOTE, ById, ByPrevious, Frame, Outcome, Parsed
 from tidewire.records.instrument import canonical, uid
-from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
+from tidewire.records.market import AggTrade, Instrument, Kline, Quote, Ticker, Trade
 from tidewire.sources.binance import wire
 from tidewire.sources.binance.depth import DepthParser, is_depth
 from tidewire.sources.binance.markets import SPOT, Market
 
 M = TypeVar("M")
+
+USUAL_ROWS = 500
+"""How many bars a request brings that names no limit."""
+LATE_MS = 600_000
 
 _DELIVERY = re.compile(r".+_\d{6}", re.ASCII)
 
@@ -257,6 +261,44 @@ def past_trades(replies: list[list[wire.PastTrade]], frames: Sequence[Frame], na
     return parsed
 
 
+def _agg_columns(data: Sequence[wire.AggTradeData | wire.PastAggTrade]) -> dict[str, Any]:
+    at = micros([trade.T for trade in data])
+    return {
+        "event_time": at.cast(AggTrade.type.schema["event_time"]),
+        "public_at": at.cast(AggTrade.type.schema["public_at"]),
+        "sequence": [trade.a for trade in data],
+        "price": [trade.p for trade in data],
+        "size": [trade.q for trade in data],
+        "side": ["sell" if trade.m else "buy" for trade in data],
+        "first_trade": [_or_unknown(trade.f) for trade in data],
+        "last_trade": [_or_unknown(trade.l) for trade in data],
+    }
+
+
+def agg_trades(messages: list[wire.AggTradeMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:
+    """Aggregated trades of a stream."""
+    data = [message.data for message in messages]
+    columns = {"instrument": instrument_of([trade.s for trade in data], names), **_agg_columns(data)}
+    return [Parsed(AggTrade.type, columns, frames)]
+
+
+def past_agg_trades(replies: list[list[wire.PastAggTrade]], frames: Sequence[Frame], names: Names) -> list[Parsed]:
+    """Aggregates asked for by id or time."""
+    parsed: list[Parsed] = []
+    for trades, frame in zip(replies, frames, strict=True):
+        if not trades:
+            continue
+        count = len(trades)
+        columns = {"instrument": instrument_of([asked(frame, "symbol")] * count, names), **_agg_columns(trades)}
+        parsed.append(Parsed(AggTrade.type, columns, [frame] * count, list(range(count)), past=True))
+    return parsed
+
+
+def _or_unknown(ident: int) -> int | None:
+    """Binance writes -1 where an aggregate has no trades of its own."""
+    return None if ident < 0 else ident
+
+
 def asked(frame: Frame, name: str) -> str:
     """A parameter of the request that a frame answers."""
     return parse_qs(urlsplit(frame.origin.request[4:]).query).get(name, [""])[0]
@@ -308,7 +350,7 @@ def klines(messages: list[wire.KlineMessage], frames: Sequence[Frame], names: Na
 
 
 def kline_history(replies: list[list[wire.KlineRow]], frames: Sequence[Frame], names: Names) -> list[Parsed]:
-    """REST klines. The last row may still be forming and nothing in the reply says so: it is taken as not final."""
+    """REST klines. The last row may still be forming: it is not final, unless it is old and nothing follows it."""
     parsed: list[Parsed] = []
     for rows, frame in zip(replies, frames, strict=True):
         if not rows:
@@ -316,20 +358,36 @@ def kline_history(replies: list[list[wire.KlineRow]], frames: Sequence[Frame], n
         by_column = list(zip(*rows, strict=True))
         count = len(rows)
         closes = [close + 1 for close in by_column[6]]
+        ends = _ends(rows, frame)
         columns: dict[str, Any] = {
             "instrument": instrument_of([asked(frame, "symbol")] * count, names),
             "interval": asked(frame, "interval"),
             "event_time": micros(list(by_column[0])),
-            "public_at": [*(close * 1_000 for close in closes[:-1]), frame.wall_ns // 1_000],
+            "public_at": [
+                *(close * 1_000 for close in closes[:-1]),
+                closes[-1] * 1_000 if ends else frame.wall_ns // 1_000,
+            ],
             "open_time": micros(list(by_column[0])),
             "close_time": micros(closes),
-            "final": [True] * (count - 1) + [False],
+            "final": [True] * (count - 1) + [ends],
         }
         named = {"open": 1, "high": 2, "low": 3, "close": 4, "volume": 5}
         named |= {"amount": 7, "trades": 8, "buy_volume": 9, "buy_amount": 10}
         columns |= {name: list(by_column[place]) for name, place in named.items()}
         parsed.append(Parsed(Kline.type, columns, [frame] * count, list(range(count))))
     return parsed
+
+
+def _ends(rows: list[wire.KlineRow], frame: Frame) -> bool:
+    """Whether the last bar of a reply is the last its symbol had: the venue was free to send more."""
+    limit = asked(frame, "limit")
+    cut = asked(frame, "endTime") or len(rows) >= int(limit or USUAL_ROWS)
+    return not cut and is_over(rows[-1], frame.wall_ns)
+
+
+def is_over(bar: wire.KlineRow, at_ns: int) -> bool:
+    """Whether a bar ended so long ago that a next one would be there by now, clocks that differ included."""
+    return (bar[6] + LATE_MS) * 1_000_000 <= at_ns
 
 
 def _tickers(messages: list[wire.TickerMessage], frames: Sequence[Frame], names: Names) -> list[Parsed]:
@@ -418,11 +476,13 @@ _EXCHANGE_INFO = msgspec.json.Decoder(wire.ExchangeInfo)
 
 FORMS: dict[str, Form[Any]] = {
     "trade": Form(wire.TradeMessage, trades),
+    "aggTrade": Form(wire.AggTradeMessage, agg_trades),
     "bookTicker": Form(wire.QuoteMessage, _quotes),
     "kline": Form(wire.KlineMessage, klines),
     "ticker": Form(wire.TickerMessage, _tickers),
     "historicalTrades": Form(list[wire.PastTrade], past_trades),
     "trades": Form(list[wire.PastTrade], past_trades),
+    "aggTrades": Form(list[wire.PastAggTrade], past_agg_trades),
     "klines": Form(list[wire.KlineRow], kline_history),
     "ticker/24hr": Form(list[wire.Ticker24h] | wire.Ticker24h, _ticker_list),
 }

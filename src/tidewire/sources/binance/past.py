@@ -14,13 +14,11 @@ from tidewire.records.market import INTERVALS
 from tidewire.sources.binance import wire
 from tidewire.sources.binance import wire_futures as futures
 from tidewire.sources.binance.depth import DepthSnapshot
-from tidewire.sources.binance.markets import SPOT
+from tidewire.sources.binance.markets import MOST_ROWS, SPOT
 from tidewire.sources.binance.order_book import OrderBookCollector
 
 if TYPE_CHECKING:
     from tidewire.sources.binance.app import BinanceApp
-
-MOST_ROWS = 1_000
 
 _SNAPSHOT = msgspec.json.Decoder(DepthSnapshot)
 _NOW = msgspec.json.Decoder(wire.Now)
@@ -29,6 +27,7 @@ _MARKS = msgspec.json.Decoder(list[futures.PremiumIndex] | futures.PremiumIndex)
 _TICKERS = msgspec.json.Decoder(list[futures.Ticker24h] | futures.Ticker24h)
 _BESTS = msgspec.json.Decoder(list[futures.BookTicker] | futures.BookTicker)
 _TRADES = msgspec.json.Decoder(list[wire.PastTrade])
+_AGG_TRADES = msgspec.json.Decoder(list[wire.PastAggTrade])
 
 
 def spans(ranges: Sequence[Range], step: int, most: int) -> Iterator[Range]:
@@ -65,6 +64,21 @@ async def _trades(app: BinanceApp, symbol: str, missing: Missing) -> int:
     return kept
 
 
+async def _agg_trades(app: BinanceApp, symbol: str, missing: Missing) -> int:
+    kept = there = 0
+    for first, last in spans(missing.ranges, 1, MOST_ROWS):
+        if last < there:  # the venue has nothing up to there
+            continue
+        params = {"symbol": symbol, "fromId": str(first), "limit": str(last - first + 1)}
+        reply = await app.ask("aggTrades", params, background=True)
+        kept = await app.keep("agg_trade", reply)
+        trades = _AGG_TRADES.decode(reply.body)
+        if not trades:
+            break
+        there = trades[0].a if trades[0].a > last else 0
+    return kept
+
+
 async def _klines(app: BinanceApp, symbol: str, missing: Missing) -> int:
     interval = missing.series or "1m"
     step = INTERVALS[interval] * 1_000_000
@@ -88,6 +102,10 @@ async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mappi
         # A bar without a trade is not pushed: only one that has more of them was missed.
         known = (last["open_time"], last["trades"] or 0)
         return any(row[8] and (row[0] * 1_000, row[8]) > known for row in _BARS.decode(reply.body))
+    if expected.type == "agg_trade":
+        reply = await app.ask("aggTrades", {"symbol": symbol, "limit": "1"}, background=True)
+        await app.keep("agg_trade", reply)
+        return any(trade.a > last["sequence"] for trade in _AGG_TRADES.decode(reply.body))
     if expected.type == "order_book":
         book = app.get("order_book")
         assert isinstance(book, OrderBookCollector)
@@ -129,5 +147,9 @@ def _another_price(now: wire.Now | futures.BookTicker, last: Mapping[str, Any]) 
     )
 
 
-PAST: Mapping[str, Callable[[BinanceApp, str, Missing], Awaitable[int]]] = {"trade": _trades, "kline": _klines}
+PAST: Mapping[str, Callable[[BinanceApp, str, Missing], Awaitable[int]]] = {
+    "trade": _trades,
+    "agg_trade": _agg_trades,
+    "kline": _klines,
+}
 """How each type is asked for; the last frame kept comes back."""

@@ -29,6 +29,19 @@ class TradeData(Wire):
     m: bool
 
 
+class AggTradeData(Wire):
+    """``<symbol>@aggTrade``."""
+
+    s: str
+    a: Whole
+    p: str
+    q: str
+    f: Whole
+    l: Whole
+    T: Whole
+    m: bool
+
+
 class QuoteData(Wire):
     """``<symbol>@bookTicker``; carries no time."""
 
@@ -86,7 +99,7 @@ class TickerData(
     """``<symbol>@ticker``: 24 h statistics, under the names REST has for them (`Ticker24h`)."""
 
     symbol: str
-    close_time: int
+    close_time: Whole
     price_change_percent: str
     last_price: str
     open_price: str
@@ -94,7 +107,7 @@ class TickerData(
     low_price: str
     volume: str
     quote_volume: str
-    count: int
+    count: Whole
     bid_price: str
     ask_price: str
 
@@ -103,6 +116,12 @@ class TradeMessage(Wire):
     """A trade on a combined stream."""
 
     data: TradeData
+
+
+class AggTradeMessage(Wire):
+    """An aggregate of trades on a combined stream."""
+
+    data: AggTradeData
 
 
 class QuoteMessage(Wire):
@@ -160,6 +179,18 @@ class PastTrade(Reply):
     is_buyer_maker: bool
 
 
+class PastAggTrade(Wire):
+    """One entry of ``/api/v3/aggTrades``."""
+
+    a: Whole
+    p: str
+    q: str
+    f: Whole
+    l: Whole
+    T: Whole
+    m: bool
+
+
 class Filter(Reply):
     """A trading rule of a symbol; which fields it has depends on its type."""
 
@@ -184,10 +215,27 @@ class SymbolInfo(Reply):
         return next((found for found in self.filters if found.filter_type == name), None)
 
 
+class RateLimit(Reply):
+    """One limit of ``/api/v3/exchangeInfo``."""
+
+    rate_limit_type: str
+    interval: str
+    interval_num: int
+    limit: int
+
+
 class ExchangeInfo(Reply):
     """``/api/v3/exchangeInfo``."""
 
     symbols: list[SymbolInfo]
+    rate_limits: list[RateLimit] = []
+
+    def weight_per_minute(self) -> int | None:
+        """How much request weight a minute may have, where the venue says so."""
+        for found in self.rate_limits:
+            if (found.rate_limit_type, found.interval, found.interval_num) == ("REQUEST_WEIGHT", "MINUTE", 1):
+                return found.limit if found.limit > 0 else None
+        return None
 
 
 KlineRow = tuple[Whole, str, str, str, str, str, Whole, str, Whole, str, str, str]

@@ -24,6 +24,14 @@ TRADE = (
     b'{"stream":"btcusdt@trade","data":{"e":"trade","E":1723161255343,"s":"BTCUSDT","t":3735683259,'
     b'"p":"61837.63000000","q":"0.02000000","T":1723161255342,"m":true,"M":true}}'
 )
+AGG_TRADE = (
+    b'{"stream":"bnbbtc@aggTrade","data":{"e":"aggTrade","E":1672515782136,"s":"BNBBTC","a":12345,"p":"0.00100000",'
+    b'"q":"100.00000000","f":100,"l":105,"T":1672515782135,"m":true,"M":true}}'
+)
+AGG_TRADES = (
+    b'[{"a":12345,"p":"0.00100000","q":"100.00000000","f":100,"l":105,"T":1672515782135,"m":true,"M":true},'
+    b'{"a":12346,"p":"0.00110000","q":"4.70443515","f":-1,"l":-1,"T":1672515782140,"m":false,"M":true}]'
+)
 QUOTE = (
     b'{"stream":"nknusdt@bookTicker","data":{"u":499869768,"s":"NKNUSDT","b":"0.35210000","B":"672.00000000",'
     b'"a":"0.35260000","A":"3199.00000000"}}'
@@ -69,6 +77,8 @@ EXCHANGE_INFO = (
 
 REQUESTS = {
     TRADE: WS,
+    AGG_TRADE: WS,
+    AGG_TRADES: f"{REST}aggTrades?symbol=BNBBTC&fromId=12345&limit=2",
     QUOTE: WS,
     KLINE: WS,
     TICKER: WS,

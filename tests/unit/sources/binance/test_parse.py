@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from tidewire.collect import Outcome
 from tidewire.records.exact import build
 from tidewire.records.instrument import uid
-from tidewire.records.market import Instrument, Kline, Quote, Ticker, Trade
+from tidewire.records.market import AggTrade, Instrument, Kline, Quote, Ticker, Trade
 from tidewire.records.record import RecordType
 from tidewire.sources.binance import BinanceParser
+from tidewire.sources.binance.parse import LATE_MS
 from unit.sources.binance.samples import (
+    AGG_TRADE,
+    AGG_TRADES,
     EXCHANGE_INFO,
     KLINE,
     KLINES,
@@ -92,6 +95,34 @@ def test_trade() -> None:
     )
     assert parse(changed(TRADE, m=False))[0]["side"] == "buy"
     good(Trade.type, [row])
+
+
+def test_aggregated_trades_say_the_same_streamed_and_asked_for() -> None:
+    (streamed,) = parse(AGG_TRADE)
+    shows(
+        streamed,
+        instrument="BNB-BTC.BINANCE",
+        sequence=12345,
+        price=Decimal("0.001"),
+        size=Decimal(100),
+        side="sell",
+        first_trade=100,
+        last_trade=105,
+        event_time=at(1672515782135),
+        public_at=at(1672515782135),
+    )
+    asked, bare = parse(AGG_TRADES, REQUESTS[AGG_TRADES])
+    places = {"ingested_at", "frame", "ordinal"}
+    assert {name: asked[name] for name in asked.keys() - places} == {
+        name: streamed[name] for name in streamed.keys() - places
+    }
+    shows(bare, sequence=12346, side="buy", first_trade=None, last_trade=None, ordinal=1)
+    good(AggTrade.type, [streamed, asked, bare])
+    (live,), (past,) = (
+        BinanceParser(NAMES).parse([frame(payload, REQUESTS[payload])]).parsed for payload in (AGG_TRADE, AGG_TRADES)
+    )
+    assert past.past, "says nothing about the clock"
+    assert not live.past
 
 
 def test_quote() -> None:
@@ -193,6 +224,26 @@ def test_rest_klines() -> None:
     good(Kline.type, [first, last])
 
 
+@pytest.mark.parametrize(
+    ("limit", "more", "late_ms", "final"),
+    [
+        (3, "", LATE_MS, True),
+        (3, "", LATE_MS - 1, False),
+        (2, "", LATE_MS, False),
+        (3, "&endTime=1500249600000", LATE_MS, False),
+    ],
+)
+def test_the_last_bar_of_a_reply_is_final_when_it_is_old_and_nothing_follows(
+    limit: int, more: str, late_ms: int, final: bool
+) -> None:
+    request = f"{REST}klines?symbol=ETHBTC&interval=1w&limit={limit}{more}"
+    received_ns = (1500249599999 + late_ms) * 1_000_000
+    reply = msgspec.structs.replace(frame(KLINES, request), wall_ns=received_ns)
+    first, last = rows(BinanceParser(NAMES).parse([reply]))["kline"]
+    assert (first["final"], last["final"]) == (True, final)
+    assert (last["public_at"] == last["close_time"]) == final
+
+
 def test_rest_ticker_alone_and_listed() -> None:
     (alone,) = parse(TICKER_24H, REQUESTS[TICKER_24H])
     shows(
@@ -286,6 +337,7 @@ def test_replies_to_subscriptions_are_chatter(payload: bytes) -> None:
         (b'{"code":-1121,"msg":"Invalid symbol."}', REST + "klines?symbol=X"),
         (b'{"symbols":[{"symbol":"A"}]}', REST + "exchangeInfo"),
         (b"[[1]]", REST + "klines?symbol=ETHBTC&interval=1m"),
+        (changed(TICKER, E=10**30), WS),
         (b"<html>", REST + "ticker/24hr"),
         (b"{}", REST + "depth"),
     ],
