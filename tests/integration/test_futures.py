@@ -88,6 +88,7 @@ def futures(tmp_path_factory: pytest.TempPathFactory) -> Futures:
     """One run of the product, stopped and started once; what REST does not have either is soon given up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fill, "RETRY_S", 0.2)
+        patch.setattr(fill, "POLL_S", 1.0)  # a gap may be looked for before it is stored
         return asyncio.run(_futures(tmp_path_factory.mktemp("futures")))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -15,7 +14,7 @@ from tidewire.sandbox.contracts import contract_info
 from tidewire.sandbox.faults import shift_times
 from tidewire.sandbox.futures import FuturesMarket, is_public
 from tidewire.sandbox.hub import Connection, Hub
-from tidewire.sandbox.series import INTERVALS, Bar
+from tidewire.sandbox.series import Bar
 
 START_NS = 1_760_000_000_000_000_000
 START_MS = START_NS // 1_000_000
@@ -204,8 +203,3 @@ def test_names_of_many():
 def test_a_recording_has_no_futures(tmp_path):
     with pytest.raises(InputError, match="spot"):
         SandboxConfig(tape=tmp_path, usdm_symbols=("BTCUSDT",))
-
-
-def test_the_intervals_of_spot_are_still_all_there():
-    assert "1s" in INTERVALS
-    assert replace(SandboxConfig()).usdm_symbols == ()
