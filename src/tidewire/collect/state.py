@@ -61,6 +61,8 @@ def write(journal: Log, parsers: Mapping[str, Parser], last: Frame) -> None:
 
 def restore(journal: Frames, parsers: Mapping[str, Parser], after: int) -> None:
     """Bring fresh parsers to what they knew after that frame."""
+    if not after:
+        return
     for source, parser in stateful(parsers).items():
         known = _last_known(journal, source, after)
         begin = max(0, after - LOOK_BACK_FRAMES, journal.first - 1) if known is None else known.after

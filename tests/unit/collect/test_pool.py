@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -117,7 +118,8 @@ async def test_an_old_connection_is_replaced_without_a_break(tmp_path: Path) -> 
         assert run.whole()
         assert run.marks() == 0
         assert run.lost == []
-        assert telemetry.value("tidewire_collect_ws_up", source="aging") == len(run.pool.feeds)
+        up = functools.partial(telemetry.value, "tidewire_collect_ws_up", source="aging")
+        await until(lambda: up() == len(run.pool.feeds), "as many are up as there are")
 
 
 async def test_a_connection_that_was_told_goodbye_is_replaced_before_it_is_cut(tmp_path: Path) -> None:
