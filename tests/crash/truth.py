@@ -325,6 +325,13 @@ def every_trade_is_accounted_for(stored: Stored, ledger: Mapping[str, Mapping[st
     return Trades(*map(int, totals))
 
 
+def _compared(column: str) -> str:
+    """What of a column is compared. The content of a quarantined row names no column that came with a later version."""
+    if column != '"content"':
+        return column
+    return "regexp_replace(content, '\"[a-z_]+\":null,?', '', 'g') AS content"
+
+
 def same_as_replayed(data: Path, again: Path) -> int:
     """Fail unless two stores hold the same rows in all columns, and their books the same counts; how many rows."""
     total = 0
@@ -338,7 +345,8 @@ def same_as_replayed(data: Path, again: Path) -> int:
                 columns.setdefault(table, []).append(f'"{column}"')
         assert {"trade_v1", "gap_v1", "_fates"} <= columns.keys()
         for table, names in sorted(columns.items()):
-            one, two = (f"(SELECT {', '.join(sorted(names))} FROM {base}.{table})" for base in "ab")
+            chosen = ", ".join(map(_compared, sorted(names)))
+            one, two = (f"(SELECT {chosen} FROM {base}.{table})" for base in "ab")
             # The sum over all rows of a hash over all columns does not depend on their order.
             asked = "SELECT count(*), sum(hash(t)::HUGEINT)::VARCHAR FROM"
             sums = [connection.execute(f"{asked} {rows} AS t").fetchall()[0] for rows in (one, two)]
