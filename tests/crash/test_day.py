@@ -124,7 +124,7 @@ class Product:
 
 
 async def the_day(sandbox: Sandbox, product: Product) -> None:
-    """What happens in it, at its hours."""
+    """What happens in it, at its hours: the sleeps are the length of each state, nothing is waited for."""
     hour_s = DAY_S / 24
     sandbox.change_listing(listed=[NEW])
     await asyncio.sleep(4 * hour_s)
@@ -151,8 +151,11 @@ async def test_a_day(tmp_path: Path, did: Callable[[object], None]) -> None:
         async with Product.running(tmp_path, sandbox.url) as product:
             await until(lambda: sum(e["sent"] for e in sandbox.ledger().values()) > 500, "messages", 60)  # type: ignore[misc]
             await the_day(sandbox, product)
-            await until(lambda: sandbox.ledger().get(f"{NEW.lower()}@trade", {}).get("sent", 0) > 0, "the new one", 10)
-            await asyncio.sleep(5)
+            await until(
+                lambda: sandbox.ledger().get(f"{NEW.lower()}@trade", {}).get("sent", 0) > 50,
+                "trades of the new one",
+                30,
+            )
             sandbox.pause()
             ledger = sandbox.ledger()
             for symbol in (*SYMBOLS, NEW):
