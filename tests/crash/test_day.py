@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -149,7 +150,7 @@ async def test_a_day(tmp_path: Path, did: Callable[[object], None]) -> None:
     await sandbox.start()
     try:
         async with Product.running(tmp_path, sandbox.url) as product:
-            await until(lambda: sum(e["sent"] for e in sandbox.ledger().values()) > 500, "messages", 60)  # type: ignore[misc]
+            await until(lambda: sent(sandbox) > 500, "messages", 60)
             await the_day(sandbox, product)
             await until(
                 lambda: sandbox.ledger().get(f"{NEW.lower()}@trade", {}).get("sent", 0) > 50,
@@ -160,7 +161,7 @@ async def test_a_day(tmp_path: Path, did: Callable[[object], None]) -> None:
             ledger = sandbox.ledger()
             for symbol in (*SYMBOLS, NEW):
                 last = int(str(ledger[f"{symbol.lower()}@trade"]["last_id"]))
-                await until(lambda s=symbol, i=last: product.has(s, i), f"the last trade of {symbol}", 60, 0.1)  # type: ignore[misc]
+                await until(functools.partial(product.has, symbol, last), f"the last trade of {symbol}", 60, 0.1)
             await until(product.settled, "all is stored and filled", 120, 0.2)
             replaced = await product.metric("tidewire_collect_pool_replacements_total")
             connects = await product.metric("tidewire_collect_ws_connects_total")
@@ -190,6 +191,11 @@ async def test_a_day(tmp_path: Path, did: Callable[[object], None]) -> None:
     assert gaps.filter(record_type="trade")["cause"].unique().to_list() == ["sequence"]
     assert stored.open_gaps().filter(pl.col("record_type") == "trade").is_empty()
     assert last - first < GROWTH_MIB
+
+
+def sent(sandbox: Sandbox) -> int:
+    """Messages that were put on the wire."""
+    return sum(int(str(entry["sent"])) for entry in sandbox.ledger().values())
 
 
 def whole(stored: Stored, ledger: dict[str, dict[str, Any]]) -> int:

@@ -191,8 +191,10 @@ class AggTradeCollector(BinanceCollector):
         await super().stop()
 
 
-class QuoteCollector(BinanceCollector):
-    """Best bid and ask, at every change."""
+class LatestCollector(BinanceCollector):
+    """One stream a symbol, its messages without numbers to count: only a break of the connection shows what is lost."""
+
+    ending: ClassVar[str]
 
     class Config(Section, frozen=True):
         """``symbols`` in any spelling; a stream silent for longer than ``silence`` is looked into."""
@@ -204,24 +206,29 @@ class QuoteCollector(BinanceCollector):
         def __post_init__(self) -> None:
             checked_silence(self.silence)
 
-    kind = "quote"
-
     def symbols(self) -> Sequence[str]:
-        assert isinstance(self.config, QuoteCollector.Config)
+        assert isinstance(self.config, LatestCollector.Config)
         return self.config.symbols
 
     def streams(self) -> Sequence[str]:
-        return [f"{symbol.lower()}@bookTicker" for symbol in self.native()]
+        return [symbol.lower() + self.ending for symbol in self.native()]
 
     def carried(self) -> Mapping[str, Sequence[Carried]]:
         instrument = self.binance.instrument
         streams = zip(self.streams(), self.native(), strict=True)
-        return {stream: [Carried("quote", instrument(symbol))] for stream, symbol in streams}
+        return {stream: [Carried(self.kind, instrument(symbol))] for stream, symbol in streams}
 
     def expects(self) -> Sequence[Expected]:
-        assert isinstance(self.config, QuoteCollector.Config)
+        assert isinstance(self.config, LatestCollector.Config)
         silence_s = checked_silence(self.config.silence)
-        return [Expected("quote", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
+        return [Expected(self.kind, self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
+
+
+class QuoteCollector(LatestCollector):
+    """Best bid and ask, at every change."""
+
+    kind = "quote"
+    ending = "@bookTicker"
 
 
 class KlineCollector(BinanceCollector):

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tidewire.collect import Budgets, Carried, Cron, Every, Expected, Limits, Section, seconds
+from tidewire.collect import Budgets, Carried, Cron, Every, Limits, Section, seconds
 from tidewire.errors import ConfigError
 from tidewire.sources.binance import wire_futures as wire
 from tidewire.sources.binance.app import COLLECTORS, BinanceApp
 from tidewire.sources.binance.collectors import (
-    SILENCE,
     BinanceCollector,
     KlineCollector,
+    LatestCollector,
     TickerCollector,
-    checked_silence,
 )
 from tidewire.sources.binance.markets import COINM, USDM
 from tidewire.sources.binance.order_book import OrderBookCollector
@@ -74,37 +73,11 @@ class FuturesTickerCollector(TickerCollector):
             self.short("ticker", missing, reply, f"no ticker of {symbol} came")
 
 
-class MarkPriceCollector(BinanceCollector):
+class MarkPriceCollector(LatestCollector):
     """Mark and index price and the predicted funding rate, each second."""
 
-    class Config(Section, frozen=True):
-        """``symbols`` in any spelling; a stream silent for longer than ``silence`` is looked into."""
-
-        symbols: list[str]
-        enabled: bool = True
-        silence: str = SILENCE
-
-        def __post_init__(self) -> None:
-            checked_silence(self.silence)
-
     kind = "mark_price"
-
-    def symbols(self) -> Sequence[str]:
-        assert isinstance(self.config, MarkPriceCollector.Config)
-        return self.config.symbols
-
-    def streams(self) -> Sequence[str]:
-        return [f"{symbol.lower()}@markPrice@1s" for symbol in self.native()]
-
-    def carried(self) -> Mapping[str, Sequence[Carried]]:
-        instrument = self.binance.instrument
-        streams = zip(self.streams(), self.native(), strict=True)
-        return {stream: [Carried("mark_price", instrument(symbol))] for stream, symbol in streams}
-
-    def expects(self) -> Sequence[Expected]:
-        assert isinstance(self.config, MarkPriceCollector.Config)
-        silence_s = checked_silence(self.config.silence)
-        return [Expected("mark_price", self.binance.instrument(symbol), None, silence_s) for symbol in self.native()]
+    ending = "@markPrice@1s"
 
 
 class LiquidationCollector(BinanceCollector):

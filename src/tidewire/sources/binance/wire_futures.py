@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from tidewire.sources.binance import wire
 from tidewire.sources.binance.wire import Reply, Whole, Wire
 
 
-class TradeData(Wire):
+class TradeData(wire.TradeData):
     """``<symbol>@trade``; ``X`` says where the trade came from, ``MARKET`` is the order book."""
 
-    s: str
-    t: Whole
-    p: str
-    q: str
-    T: Whole
-    m: bool
     X: str = "MARKET"
 
 
-class QuoteData(Wire):
+class QuoteData(wire.QuoteData):
     """``<symbol>@bookTicker``; ``T`` is when the book changed."""
 
-    u: Whole
-    s: str
-    b: str
-    B: str
-    a: str
-    A: str
     T: Whole
 
 
