@@ -102,9 +102,11 @@ def blocks(file: SegmentFile, decoder: Decoder, limits: Limits) -> Iterator[tupl
     try:
         size = os.fstat(descriptor).st_size
         while True:
-            buffer = os.pread(descriptor, min(want, size - offset), offset)
+            asked = min(want, size - offset)
+            buffer = os.pread(descriptor, asked, offset)
             done = decoder.decode(buffer, expect, limits)
-            ends = offset + len(buffer) >= size
+            # Shorter than asked: its writer has cut the space it had reserved off meanwhile.
+            ends = len(buffer) < asked or offset + asked >= size
             if done.stop is Stop.MORE and not done.used and not ends:
                 want = max(done.needed, 2 * want)
                 continue

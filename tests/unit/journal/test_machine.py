@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
 
     # -- reading
 
-    @rule(place=PLACES, most=st.integers(1, 20))
+    @rule(place=st.just(0) | PLACES, most=st.integers(1, 20))
     def read(self, place: int, most: int) -> None:
         journal, rows, first = self.trial.journal, self.trial.rows, self.trial.first
         after = place % (len(rows) + 1)
@@ -229,7 +229,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
 }
 
 
-RUNS = 4
+RUNS = 12
 """What its threads do between the steps is chance: a mutant has so many runs to be found in."""
 
 
