@@ -73,12 +73,16 @@ async def tidewire(urls: dict[str, str], rows: asyncio.Future[int]) -> int:
         await platform.start()
         expected = await rows
         clock = SystemClock()
-        while (stored := sum(n for (kind, _), n in (await platform.store.counts()).items() if kind != "instrument")) < (
-            expected
-        ):
+        while (stored := await delivered(platform)) < expected:
             await clock.sleep(0.05)
         await platform.stop()
         return stored
+
+
+async def delivered(platform: Tidewire) -> int:
+    """Trades and quotes in the store."""
+    counts = await platform.store.counts()
+    return sum(rows for (kind, _, _), rows in counts.items() if kind in ("trade", "quote"))
 
 
 async def naive(urls: dict[str, str], rows: asyncio.Future[int], file: Path | None = None) -> int:

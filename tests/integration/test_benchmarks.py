@@ -1,4 +1,4 @@
-"""The comparison with peers runs; of the contestants only ours, which need nothing installed."""
+"""The benchmarks of a feed run; of the contestants next to peers only ours, which need nothing installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).parents[2] / "benchmarks" / "peers" / "run.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RUN = BENCHMARKS / "peers" / "run.py"
 OURS = ("tidewire-subscriber", "tidewire-books")
 ROWS = 400
 
@@ -30,3 +31,11 @@ def test_every_row_of_ours_is_delivered_and_timed():
         assert row.get("not_run") is None, row["not_run"]
         assert row["delivered"] == row["sent"] == ROWS
         assert ("p99_us" in row) == (row["contestant"] == "tidewire-subscriber")
+
+
+def test_every_row_of_the_feed_is_delivered():
+    command = [sys.executable, str(BENCHMARKS / "feed.py"), "--client", "tidewire", "--events", str(ROWS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["delivered"] == result["sent"] >= ROWS
