@@ -31,6 +31,7 @@ from tidewire.collect import SourceConfig
 from tidewire.records.clock import SystemClock
 from tidewire.runtime.config import Config, Listen, Loaded
 from tidewire.runtime.platform import Tidewire
+from tidewire.runtime.supervise import spare_the_collector
 from tidewire.sandbox.config import SandboxConfig
 from tidewire.sandbox.server import Sandbox
 
@@ -71,6 +72,7 @@ async def tidewire(urls: dict[str, str], rows: asyncio.Future[int]) -> int:
         config = Config(data_dir="data", clock="upstream", listen=Listen(port=0))
         platform = Tidewire(Loaded(config, [source], Path(folder), "benchmark"))
         await platform.start()
+        spare_the_collector()
         expected = await rows
         clock = SystemClock()
         while (stored := await delivered(platform)) < expected:

@@ -1,7 +1,8 @@
 """The pump: reads accepted frames from the journal, assembles batches and publishes them.
 
-Three rules set its pace: a step begins when the previous one is done and ``parse_ms`` have passed or
-``parse_frames`` wait; a step takes at most ``step_frames``; streams without rows get a progress mark every ``mark_ms``.
+Three rules set its pace: a step begins with the first frames that are accepted, ``parse_ms`` after the previous one
+began or when ``parse_frames`` wait; a step takes at most ``step_frames``; streams without rows get a progress mark
+every ``mark_ms``.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Pump:
         self._clock = clock
         self._config = config or PumpConfig()
         self._marked_ns = 0
+        self._began_ns = 0
         self._state_at: int | None = None
         self.position = 0
 
@@ -59,11 +61,16 @@ class Pump:
                 await self._rest(last)
                 last = None
             if self._journal.accepted - self.position < self._config.parse_frames:
-                await self._clock.sleep(self._config.parse_ms / 1e3)
+                await self._pace()
             frames = self._journal.read(self.position, frames=self._config.step_frames)
             if frames:
                 await self._step(frames)
                 last = frames[-1]
+
+    async def _pace(self) -> None:
+        """Wait for the time of the next step: what comes meanwhile goes with it."""
+        passed_ms = (self._clock.mono_ns() - self._began_ns) / 1e6
+        await self._clock.sleep((self._config.parse_ms - passed_ms) / 1e3)
 
     async def _rest(self, last: Frame | None) -> None:
         """Wait for frames. When none came for ``mark_ms``, say that everything until now is complete."""
@@ -83,7 +90,7 @@ class Pump:
             quiet.cancel()
 
     async def _step(self, frames: list[Frame]) -> None:
-        began = self._clock.mono_ns()
+        began = self._began_ns = self._clock.mono_ns()
         batches = self._assembler.step(frames)
         self.position = frames[-1].sequence
         if began - self._marked_ns >= self._config.mark_ms * 1e6:

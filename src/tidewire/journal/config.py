@@ -30,7 +30,7 @@ class JournalConfig:
     """Sizes in bytes, times in milliseconds. `ConfigError` for values that cannot work."""
 
     segment_bytes: int = 64 * MIB
-    commit_ms: float = 5.0
+    commit_ms: float = 10.0
     commit_bytes: int = MIB
     pending_bytes: int = 64 * MIB
     """Above this much appended but not accepted, the journal is `full`."""

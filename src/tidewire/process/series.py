@@ -117,18 +117,17 @@ class SeriesWatch:
     # -- fast way ---------------------------------------------------------------------------------------------
 
     def _groups(self, rows: pl.DataFrame) -> Iterator[tuple[Series, _Group]]:
-        names = self.kind.series
-        columns = [rows.get_column(name) for name in names]
-        if all((column == column[0]).all() for column in columns):
-            yield tuple(column[0] for column in columns), _group_of(rows, self._order, shared=self._shared)
+        """The rows of each series; counted in Python, for a query costs more than a batch of some thousand rows."""
+        columns = [rows.get_column(name) for name in self.kind.series]
+        summary = _Summary(rows, self._order, shared=self._shared)
+        if all(not column.null_count() and column.min() == column.max() for column in columns):
+            yield tuple(column[0] for column in columns), summary.of(slice(None))
             return
-        width = len(names)
-        for row in (
-            rows.group_by(names, maintain_order=True)
-            .agg(*_summary(pl.col(self._order), shared=self._shared))
-            .iter_rows()
-        ):
-            yield row[:width], _Group(*row[width:])
+        places: dict[Series, list[int]] = {}
+        for place, series in enumerate(zip(*(column.to_list() for column in columns), strict=True)):
+            places.setdefault(series, []).append(place)
+        for series, mine in places.items():
+            yield series, summary.of(np.array(mine))
 
     def _is_contiguous(self, series: Series, mark: _Mark | None, group: _Group) -> bool:
         step = step_of(self.kind, series)
@@ -292,7 +291,7 @@ def _runs(rows: pl.DataFrame, order: str, step: int) -> Iterator[_Run]:
 
     Where no step is known every row is a run of its own, and only those that go beyond all before them matter.
     """
-    numbers = rows.get_column(order).to_physical()
+    numbers = rows.get_column(order).cast(pl.Int64)
     if numbers.null_count():
         present = numbers.is_not_null()
         rows, numbers = rows.filter(present), numbers.filter(present)
@@ -300,7 +299,7 @@ def _runs(rows: pl.DataFrame, order: str, step: int) -> Iterator[_Run]:
     if not orders.size:
         return
     names = ("event_time", "frame", "ordinal", "ingested_at")
-    columns = tuple(rows.get_column(name).to_physical().cast(pl.Int64).to_numpy() for name in names)
+    columns = tuple(rows.get_column(name).cast(pl.Int64).to_numpy() for name in names)
     if step:
         begins = np.flatnonzero(np.diff(orders, prepend=orders[0] - 2 * step) != step)
     else:
@@ -337,34 +336,32 @@ class _Group:
     event_us: int
 
 
-def _group_of(rows: pl.DataFrame, name: str, *, shared: bool) -> _Group:
-    """The summary of rows that are all of one series, without starting the query engine."""
-    order = rows.get_column(name).to_physical()
-    event_us = int(rows.get_column("event_time").to_physical()[-1])
-    nulls = order.null_count()
-    if nulls:
-        return _Group(0, 0, len(order), nulls, grows=False, event_us=event_us)
-    numbers = order.to_numpy()
-    grows = bool((numbers[1:] > numbers[:-1]).all())
-    if shared and not grows:
-        frames = rows.get_column("frame").to_numpy()
-        steps, within = np.diff(numbers), np.diff(frames) == 0
-        grows = bool(((steps > 0) | (within & (steps == 0))).all())
-    return _Group(int(numbers[0]), int(numbers[-1]), len(order), 0, grows, event_us)
+class _Summary:
+    """What `_Group` tells, of any rows of a batch."""
 
+    def __init__(self, rows: pl.DataFrame, order: str, *, shared: bool) -> None:
+        column = rows.get_column(order)
+        self._missing = column.is_null().to_numpy() if column.null_count() else None
+        numbers = column.cast(pl.Int64)
+        # With nulls it would become an array of floats.
+        self._orders = (numbers if self._missing is None else numbers.fill_null(0)).to_numpy()
+        self._events = rows.get_column("event_time")
+        self._frames = rows.get_column("frame").to_numpy() if shared else None
 
-def _summary(order: pl.Expr, *, shared: bool) -> list[pl.Expr]:
-    number = order.to_physical()
-    step = number.diff()
-    grows = (step > 0) | ((step == 0) & (pl.col("frame").diff() == 0)) if shared else step > 0
-    return [
-        number.first().fill_null(0).alias("_first"),
-        number.last().fill_null(0).alias("_last"),
-        pl.len().alias("_count"),
-        order.null_count().alias("_nulls"),
-        grows.all().alias("_grows"),
-        pl.col("event_time").last().to_physical().alias("_event"),
-    ]
+    def of(self, places: slice | npt.NDArray[np.int64]) -> _Group:
+        """The group of these rows, which are all of one series."""
+        orders = self._orders[places]
+        last = len(self._events) - 1 if isinstance(places, slice) else int(places[-1])
+        event_us = int(self._events.slice(last, 1).cast(pl.Int64)[0])
+        nulls = 0 if self._missing is None else int(self._missing[places].sum())
+        if nulls:
+            return _Group(0, 0, orders.size, nulls, grows=False, event_us=event_us)
+        steps = np.diff(orders)
+        grows = bool((steps > 0).all())
+        if not grows and self._frames is not None:
+            within = np.diff(self._frames[places]) == 0
+            grows = bool(((steps > 0) | (within & (steps == 0))).all())
+        return _Group(int(orders[0]), int(orders[-1]), orders.size, 0, grows, event_us)
 
 
 def _whole(value: int | datetime) -> int:

@@ -70,10 +70,12 @@ class SkewWatch:
         ``rows`` need ``source``, ``event_time``, ``ingested_at`` and ``frame``, in frame order. Rows stamped with
         the receive time itself say nothing about the skew, nor do rows without a connection: they are of the past.
         """
-        late = rows["ingested_at"].to_physical() - rows["event_time"].to_physical()
-        late = late.fill_null(0).to_numpy()  # a row without a time fails a rule of its own
+        received, at = rows["ingested_at"].cast(pl.Int64), rows["event_time"].cast(pl.Int64)
+        if at.null_count():  # a row without a time fails a rule of its own
+            at = at.zip_with(at.is_not_null(), received)
+        late = received.to_numpy() - at.to_numpy()
         frames = rows["frame"].to_numpy()
-        names = connections.drop_nulls().unique().to_list()
+        names = [name for name in dict.fromkeys(connections.to_list()) if name is not None]
         mask: npt.NDArray[np.bool_] | None = None
         for name in names:
             whole = len(names) == 1 and not connections.null_count()

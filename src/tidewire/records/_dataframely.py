@@ -65,7 +65,7 @@ def _no_null(series: pl.Series) -> bool:
 
 
 def _no_empty(series: pl.Series) -> bool:
-    return not (series == "").any()
+    return series.min() != ""  # no text is smaller
 
 
 def _at_least(bound: Any, series: pl.Series) -> bool:

@@ -74,7 +74,7 @@ def fates_of(rows: pl.DataFrame, fate: str) -> Counter[Fate]:
     """Count rows by source and hour of receipt under one fate."""
     if rows.is_empty():
         return Counter()
-    source, at = rows["source"], rows["ingested_at"].to_physical()
+    source, at = rows["source"], rows["ingested_at"].cast(pl.Int64)
     first, last = int(at.min() or 0) // HOUR_US, int(at.max() or 0) // HOUR_US  # pyright: ignore[reportArgumentType]
     if first == last and source.min() == source.max():  # almost every batch
         return Counter({Fate(str(source[0]), first * HOUR_US, fate): rows.height})

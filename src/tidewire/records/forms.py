@@ -5,13 +5,17 @@ All of them are computed from the class; a new type needs no line here.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
+import msgspec
 import polars as pl
 
 from tidewire.records.record import Field, RecordType
 
 Numbers = Literal["text", "float"]
+
+_ENCODER = msgspec.json.Encoder()
 
 _DUCKDB: dict[type[pl.DataType] | pl.DataType, str] = {
     pl.Int32(): "INTEGER",
@@ -73,6 +77,17 @@ def json_rows(rows: pl.DataFrame, numbers: Numbers = "text") -> bytes:
 def ndjson_rows(rows: pl.DataFrame, numbers: Numbers = "text") -> bytes:
     """One JSON object a line."""
     return for_json(rows, numbers).write_ndjson().encode()
+
+
+@functools.lru_cache(256)
+def _json_forms(kind: RecordType) -> list[pl.Expr]:
+    return [_json_form(name, dtype, "text") for name, dtype in kind.schema.items()]
+
+
+def row_texts(kind: RecordType, rows: pl.DataFrame) -> list[bytes]:
+    """Each row of a type as a JSON object, for the few rows of a moment: writing a whole frame costs 300 µs more."""
+    names, encode = rows.columns, _ENCODER.encode
+    return [encode(dict(zip(names, row, strict=True))) for row in rows.select_seq(_json_forms(kind)).iter_rows()]
 
 
 def json_schema(kind: RecordType) -> dict[str, Any]:

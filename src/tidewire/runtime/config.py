@@ -109,7 +109,7 @@ class ArchiveSection(Section, frozen=True):
 class JournalSection(Section, frozen=True):
     """The write-ahead log. ``durability`` by source: disk (default), os or none."""
 
-    commit_ms: float = 5.0
+    commit_ms: float = 10.0
     commit_bytes: int = 1 << 20
     segment_bytes: int = 64 << 20
     durability: Mapping[str, Literal["disk", "os", "none"]] = {}
@@ -132,7 +132,7 @@ class PipeSection(Section, frozen=True):
 
     parse_ms: float = 10.0
     parse_frames: int = 512
-    store_ms: float = 100.0
+    store_ms: float = 250.0
     store_rows: int = 5_000
     lanes: int = 1
     breaker: BreakerSection = BreakerSection()

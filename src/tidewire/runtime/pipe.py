@@ -52,7 +52,7 @@ class PipeConfig:
 
     pump: PumpConfig = field(default_factory=PumpConfig)
     lanes: int = 1
-    store_ms: float = 100.0
+    store_ms: float = 250.0
     store_rows: int = 5_000
     queue: int = 256
     breaker: BreakerConfig = field(default_factory=BreakerConfig)

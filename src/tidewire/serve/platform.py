@@ -93,7 +93,7 @@ class ServeConfig:
     """Subscriptions of one connection."""
     queue_bytes: int = 1 << 20
     """What may wait for one connection; beyond it event channels have gaps."""
-    tick: float = 0.02
+    tick: float = 0.01
     """Rows of one channel that arrive within this time share a frame."""
     full_grace: float = 5.0
     """How long a connection may stay full before it is closed with 4008."""

@@ -20,7 +20,7 @@ from tidewire.bus.protocol import Full, Subscription
 from tidewire.records.batch import Batch, Stream
 from tidewire.records.clock import utc
 from tidewire.records.event import Event
-from tidewire.records.forms import ndjson_rows
+from tidewire.records.forms import row_texts
 from tidewire.records.ops import Gap, Quarantined
 from tidewire.records.record import RecordType
 from tidewire.records.subject import matches
@@ -38,6 +38,8 @@ _EVICTED = telemetry.counter("ws_evictions", "Connections closed because of thei
 _ROWS = telemetry.counter("ws_rows", "Rows encoded for streams.", ("type",))
 _HOLES = telemetry.counter("ws_bus_holes", "Holes in what the bus delivered to the gateway; each is told as a gap.")
 
+# How long rows wait for those of other types that were parsed with them.
+_TOGETHER_S = 0.002
 # Rows that may wait for the next tick, and rows of one data frame.
 _PENDING_ROWS = 50_000
 _FRAME_ROWS = 500
@@ -201,11 +203,13 @@ class Hub:
         return any(concerns(pattern, kind) for connection in self._connections for pattern in connection.patterns)
 
     async def _tick(self) -> None:
-        # The first row after a pause goes at once; what follows within a tick goes together.
+        # The first rows after a pause go at once, with those of other types from the same frames; what follows within
+        # a tick goes together.
         while True:
             await self._dirty.wait()
+            await self.platform.clock.sleep(_TOGETHER_S)
             self._flush()
-            await self.platform.clock.sleep(self.config.tick)
+            await self.platform.clock.sleep(self.config.tick - _TOGETHER_S)
 
     def _flush(self) -> None:
         pending, self._pending, self._pending_rows = self._pending, {}, 0
@@ -232,13 +236,13 @@ class Hub:
             rows = rows.filter(pl.Series(wanted))
             channels = [channel for channel, want in zip(channels, wanted, strict=True) if want]
         _ROWS.labels(kind.name).inc(rows.height)
-        for frame in self._frames(rows, channels, state=state):
+        for frame in self._frames(kind, rows, channels, state=state):
             for connection in self._readers(frame.channel):
                 connection.put(frame)
 
-    def _frames(self, rows: pl.DataFrame, channels: list[str], *, state: bool) -> Iterator[Frame]:
+    def _frames(self, kind: RecordType, rows: pl.DataFrame, channels: list[str], *, state: bool) -> Iterator[Frame]:
         texts: dict[tuple[str, str], list[bytes]] = {}
-        lines = ndjson_rows(rows).splitlines()
+        lines = row_texts(kind, rows)
         for key, line in zip(zip(channels, rows["source"].to_list(), strict=True), lines, strict=True):
             texts.setdefault(key, []).append(line)
         for key, found in texts.items():

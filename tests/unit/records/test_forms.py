@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from tidewire.records import MarketRecord, types
-from tidewire.records.forms import ddl, duckdb_type, for_json, json_rows, json_schema, ndjson_rows, reference
+from tidewire.records.forms import ddl, duckdb_type, for_json, json_rows, json_schema, ndjson_rows, reference, row_texts
 from tidewire.records.market import FundingRate, OrderBook, Trade
 from tidewire.records.record import RecordType, forget
 from tidewire.records.roles import Text
@@ -133,6 +133,7 @@ def test_each_line_is_one_row(kind: RecordType) -> None:
     rows = random_rows(kind, Random(11), broken=False)
     lines = ndjson_rows(rows).splitlines()
     assert [json.loads(line) for line in lines] == json.loads(json_rows(rows))
+    assert [json.loads(text) for text in row_texts(kind, rows)] == json.loads(json_rows(rows))
 
 
 @EVERY_KIND

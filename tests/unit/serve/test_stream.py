@@ -265,11 +265,11 @@ async def test_a_row_that_cannot_be_encoded_is_told_and_the_stream_goes_on(monke
     from tidewire.serve import stream as module
 
     async with serving() as served, served.stream("trade.>") as socket:
-        right = module.ndjson_rows
-        monkeypatch.setattr(module, "ndjson_rows", lambda _rows: 1 / 0)
+        right = module.row_texts
+        monkeypatch.setattr(module, "row_texts", lambda _kind, _rows: 1 / 0)
         await served.publish(TRADE, trades(1))
         assert (await frame(socket))["op"] == "gap"
-        monkeypatch.setattr(module, "ndjson_rows", right)
+        monkeypatch.setattr(module, "row_texts", right)
         await served.publish(TRADE, trades(1))
         assert (await frame(socket))["op"] == "data"
 
