@@ -16,7 +16,7 @@ _MICRO = re.compile(rb'"([ETtOC])":(\d{13})(?=[,}])')
 
 
 def shift_times(data: bytes, shift_ms: int) -> bytes:
-    """Move event and trade time, Harbour's too; the ``T`` of a bar or a mark price is no reading of a clock, and stays."""
+    """Move event and trade time; the ``T`` of a bar or a mark price is no reading of a clock, and stays."""
     only_first = 1 if b'"e":"kline"' in data or b'"e":"markPriceUpdate"' in data else 0
     return _TIME.sub(lambda at: b"%s%d" % (at[1], int(at[2]) + shift_ms), data, count=only_first)
 

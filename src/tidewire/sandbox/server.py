@@ -1,7 +1,7 @@
-"""The sandbox itself: one loopback port with REST and WebSocket of Binance and Harbour, and ``/sandbox/...`` to steer it.
+"""The sandbox itself: one loopback port with Binance and Harbour, REST and WebSocket, and ``/sandbox/...`` to steer it.
 
-``GET /sandbox/status``, ``GET /sandbox/ledger`` (both of spot; with ``?market=usdm``, ``coinm`` or ``harbour`` of another
-market), ``GET`` and ``POST /sandbox/faults``, ``POST /sandbox/play``, ``POST /sandbox/pause``, ``POST
+``GET /sandbox/status``, ``GET /sandbox/ledger`` (both of spot; ``?market=usdm``, ``coinm`` or ``harbour``: of
+another), ``GET`` and ``POST /sandbox/faults``, ``POST /sandbox/play``, ``POST /sandbox/pause``, ``POST
 /sandbox/shutdown``, ``POST /sandbox/listing``.
 """
 
