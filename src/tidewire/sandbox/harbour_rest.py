@@ -23,7 +23,7 @@ SPAN_S = 2
 
 TRADES_USUAL, TRADES_MOST = 100, 500
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_NO_MORE = 2**63
+_ID_MOST = 10**18 - 1
 
 
 class _Refused(Exception):
@@ -83,7 +83,7 @@ class HarbourRest:
         ]
 
     def _trades(self, query: dict[str, str]) -> list[Any]:
-        symbol, after = self._symbol(query), _integer(query, "after", -1, (0, _NO_MORE))
+        symbol, after = self._symbol(query), _integer(query, "after", -1, (0, _ID_MOST))
         limit = _integer(query, "limit", TRADES_USUAL, (1, TRADES_MOST))
         _done(query)
         series = self._market.series(symbol)
