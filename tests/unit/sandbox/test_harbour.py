@@ -231,6 +231,25 @@ async def test_a_market_that_is_over_has_told_everything(local):
     assert data(listener, "trades")[-1]["data"][-1] == last
 
 
+async def test_a_market_that_stands_still_has_told_everything(local):
+    place = await local(rate=2_000.0, **HARBOUR)
+    listener = await place.listen(WS)
+    listener.send(request(*((channel, "BTC-USD") for channel in CHANNELS)))
+
+    def seq(channel):
+        messages = data(listener, channel)
+        return messages[-1]["data"][0]["seq"] if messages else 0
+
+    # Right after an update nothing waits to be told; in the middle between two of them something does.
+    await listener.until(lambda: seq("bbo") > seq("book") + 50)
+    await place.post("/sandbox/pause", {})
+    shown = await book(place, "BTC-USD")
+    (last,) = (await place.get("/harbour/trades", params={"symbol": "BTC-USD", "limit": "1"})).body["data"]
+    await listener.until(lambda: seq("book") == shown["seq"])
+    assert replayed(data(listener, "book")) == shown
+    assert data(listener, "trades")[-1]["data"][-1] == last
+
+
 async def test_what_is_unsubscribed_is_silent(local):
     place = await local(rate=2_000.0, **HARBOUR)
     listener = await place.listen(WS)
