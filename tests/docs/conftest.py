@@ -18,7 +18,7 @@ from tidewire.records.market import Kline, Quote, Ticker, Trade
 from tidewire.runtime.config import Config, Listen, Loaded, Log
 from tidewire.runtime.platform import Tidewire
 from tidewire.runtime.supervise import running
-from tidewire.sandbox.config import SandboxConfig
+from tidewire.sandbox.config import SandboxConfig, harbour_names
 from tidewire.sandbox.server import Sandbox
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
@@ -55,7 +55,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 async def _live(directory: Path, ready: Future[Running], stop: asyncio.Event) -> None:
     try:
-        sandbox = Sandbox(SandboxConfig(rate=400.0, history_hours=2))
+        sandbox = Sandbox(SandboxConfig(rate=400.0, history_hours=2, harbour_symbols=harbour_names(3)))
         await sandbox.start()
         try:
             async with running(_loaded(sandbox.url, directory)) as tidewire:

@@ -158,7 +158,10 @@ def sandbox(
     ] = 200.0,
     symbols: Annotated[int, typer.Option(help="Synthetic market: number of symbols.")] = 8,
     futures: Annotated[
-        int, typer.Option(help="Synthetic market: number of USD-M contracts, and of COIN-M ones; 0 serves spot alone.")
+        int, typer.Option(help="Synthetic market: number of USD-M contracts, and of COIN-M ones; 0 serves neither.")
+    ] = 3,
+    harbour: Annotated[
+        int, typer.Option(help="Synthetic market: number of symbols of Harbour, an exchange of its own; 0: none.")
     ] = 3,
     seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
     history_hours: Annotated[int, typer.Option(help="Synthetic market: how far back REST reaches.")] = 168,
@@ -179,6 +182,7 @@ def sandbox(
         seed=seed,
         symbols=symbols,
         futures=futures,
+        harbour=harbour,
         history_hours=history_hours,
         rate=rate,
         recording=recording,

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tidewire.errors import InputError, TransientError
 from tidewire.runtime.supervise import Stop
-from tidewire.sandbox.config import Faults, SandboxConfig, changed_faults, coinm_names, symbol_names
+from tidewire.sandbox.config import Faults, SandboxConfig, changed_faults, coinm_names, harbour_names, symbol_names
 from tidewire.sandbox.server import Sandbox
 
 
@@ -23,6 +23,7 @@ def sandbox_config(
     seed: int,
     symbols: int,
     futures: int,
+    harbour: int,
     history_hours: int,
     rate: float,
     recording: Path | None,
@@ -33,13 +34,14 @@ def sandbox_config(
     """The sandbox's configuration from command line values."""
     if recording is not None and not recording.is_file():
         raise InputError(f"--recording {recording}: no such file.")
-    futures = 0 if recording is not None else futures
+    futures, harbour = (0, 0) if recording is not None else (futures, harbour)
     return SandboxConfig(
         port=port,
         seed=seed,
         symbols=symbol_names(symbols),
         usdm_symbols=symbol_names(futures),
         coinm_symbols=coinm_names(futures),
+        harbour_symbols=harbour_names(harbour),
         history_hours=history_hours,
         rate=rate or None,
         tape=recording,
@@ -78,6 +80,8 @@ async def serve(config: SandboxConfig, console: Console, *, as_json: bool, until
             )
             if config.usdm_symbols:
                 console.print("futures: REST /fapi/v1 and /dapi/v1, WebSocket /public, /market and /dstream")
+            if config.harbour_symbols:
+                console.print("Harbour: REST /harbour, WebSocket /harbour/ws")
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.asked.wait())]
         if until_eof:
             waits.append(asyncio.create_task(_end_of_input()))

@@ -207,8 +207,8 @@ class Rest:
                 status, body = 200, endpoint.answer(Query(request, self._upstream.symbols))
             except Refusal as refusal:
                 status, body = refusal.status, {"code": refusal.code, "msg": str(refusal)}
-        _requests.labels(str(status)).inc()
-        return await self._send(request, status, msgspec.json.encode(body), headers)
+        answer = status, msgspec.json.encode(body), headers
+        return await respond(request, answer, self._faults.faults.slow_body, self._clock)
 
     def _refusal_text(self, status: int) -> str:
         if status == 418:
@@ -220,22 +220,6 @@ class Rest:
             f"Too much request weight used; current limit is {self._limits.weight_per_minute} request weight per "
             "1 MINUTE. Please use WebSocket Streams for live updates to avoid polling the API."
         )
-
-    async def _send(
-        self, request: web.Request, status: int, body: bytes, headers: Mapping[str, str]
-    ) -> web.StreamResponse:
-        kind = "application/json;charset=UTF-8"
-        speed = self._faults.faults.slow_body
-        if not speed:
-            return web.Response(status=status, body=body, headers={**headers, "Content-Type": kind})
-        response = web.StreamResponse(status=status, headers={**headers, "Content-Type": kind})
-        response.content_length = len(body)
-        await response.prepare(request)
-        size = max(1, speed // _SLOW_CHUNKS_PER_SECOND)
-        for begin in range(0, len(body), size):
-            await self._clock.sleep(size / speed)
-            await response.write(body[begin : begin + size])
-        return response
 
     # --- answers
 
@@ -391,6 +375,25 @@ _MINI = (
     "lastId",
     "count",
 )
+
+
+async def respond(
+    request: web.Request, answer: tuple[int, bytes, Mapping[str, str]], speed: int, clock: Clock
+) -> web.StreamResponse:
+    """Send status, body and headers, the body at ``speed`` bytes a second; 0 is at once."""
+    status, body, headers = answer
+    _requests.labels(str(status)).inc()
+    kind = "application/json;charset=UTF-8"
+    if not speed:
+        return web.Response(status=status, body=body, headers={**headers, "Content-Type": kind})
+    response = web.StreamResponse(status=status, headers={**headers, "Content-Type": kind})
+    response.content_length = len(body)
+    await response.prepare(request)
+    size = max(1, speed // _SLOW_CHUNKS_PER_SECOND)
+    for begin in range(0, len(body), size):
+        await clock.sleep(size / speed)
+        await response.write(body[begin : begin + size])
+    return response
 
 
 def always(weight: int) -> Callable[[web.Request], int]:

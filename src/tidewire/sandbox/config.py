@@ -67,6 +67,11 @@ def coinm_names(count: int) -> tuple[str, ...]:
     return tuple(f"{name.removesuffix('USDT')}USD_PERP" for name in symbol_names(count))
 
 
+def harbour_names(count: int) -> tuple[str, ...]:
+    """That many symbols of Harbour (``BTC-USD`` ...)."""
+    return tuple(f"{name.removesuffix('USDT')}-USD" for name in symbol_names(count))
+
+
 def symbol_names(count: int) -> tuple[str, ...]:
     """That many symbols: the eight known ones first, then generated ones (``TW009USDT`` ...)."""
     made = tuple(f"TW{place:03d}USDT" for place in range(len(DEFAULT_SYMBOLS) + 1, count + 1))
@@ -121,7 +126,7 @@ def changed_faults(now: Faults, change: Mapping[str, Any]) -> Faults:
 
 @dataclass(frozen=True)
 class LimitConfig:
-    """The venue's limits; the defaults are Binance's, each market with a weight of its own.
+    """The venue's limits; the defaults are Binance's, each market with a weight of its own, and Harbour's.
 
     After ``ban_after`` requests over the limit the answer is 418 for ``ban_s`` seconds instead of 429.
     ``slow_client_s``: a client that leaves its socket full for so long is cut.
@@ -138,15 +143,19 @@ class LimitConfig:
     connections_per_5_minutes: int = 300
     connection_age_s: float = 86_400.0
     slow_client_s: float = 60.0
+    harbour_requests_per_2_s: int = 20
+    harbour_channels_per_connection: int = 60
+    harbour_idle_s: float = 30.0
 
 
 @dataclass(frozen=True)
 class SandboxConfig:
     """How a sandbox runs.
 
-    Synthetic market: ``symbols`` are spot's; ``usdm_symbols`` and ``coinm_symbols`` those of two futures markets, each
-    of which runs beside it in the same way where it has any. ``rate`` is market events per second (one event gives zero
-    to two messages), None = as fast as clients read; ``events`` stops it after so many. With ``start_ns`` the market
+    Synthetic market: ``symbols`` are spot's; ``usdm_symbols`` and ``coinm_symbols`` those of two futures markets,
+    ``harbour_symbols`` those of Harbour, each of which runs beside it in the same way where it has any. ``rate`` is
+    market events per second (one event gives zero to two messages), None = as fast as clients read; ``events`` stops it
+    after so many. With ``start_ns`` the market
     has a clock of its own that begins there, moves ``1 / rate`` (or ``1 / pace``) seconds an event and is told to
     clients; runs with the same seed are then the same bytes. Without it the market lives on the wall clock. REST
     history reaches ``history_hours`` back.
@@ -163,6 +172,7 @@ class SandboxConfig:
     symbols: tuple[str, ...] = DEFAULT_SYMBOLS
     usdm_symbols: tuple[str, ...] = ()
     coinm_symbols: tuple[str, ...] = ()
+    harbour_symbols: tuple[str, ...] = ()
     rate: float | None = 200.0
     events: int | None = None
     start_ns: int | None = None
@@ -185,8 +195,8 @@ class SandboxConfig:
                 raise InputError(f"{name} is {value}; valid is a number above 0, or None for as fast as possible.")
         if not 0 < self.history_hours <= 87_600:
             raise InputError(f"history_hours is {self.history_hours}; valid is 1 to 87600, ten years.")
-        if self.tape is not None and (self.usdm_symbols or self.coinm_symbols):
-            raise InputError("A recording is played on spot; leave usdm_symbols and coinm_symbols out.")
+        if self.tape is not None and (self.usdm_symbols or self.coinm_symbols or self.harbour_symbols):
+            raise InputError("A recording is played on spot; leave the symbols of the other markets out.")
         if not self.symbols:
             raise InputError("symbols is empty; name at least one, such as BTCUSDT.")
 

@@ -11,14 +11,14 @@ from tidewire.sandbox.config import Faults
 Message = tuple[str, int, bytes, int]
 """Stream, id, JSON, market time in ns."""
 
-_TIME = re.compile(rb'"([ET])":(\d{13})')
+_TIME = re.compile(rb'("[ET]":|"ts":")(\d{13})')
 _MICRO = re.compile(rb'"([ETtOC])":(\d{13})(?=[,}])')
 
 
 def shift_times(data: bytes, shift_ms: int) -> bytes:
     """Move event and trade time; the ``T`` of a bar or a mark price is no reading of a clock, and stays."""
     only_first = 1 if b'"e":"kline"' in data or b'"e":"markPriceUpdate"' in data else 0
-    return _TIME.sub(lambda at: b'"%s":%d' % (at[1], int(at[2]) + shift_ms), data, count=only_first)
+    return _TIME.sub(lambda at: b"%s%d" % (at[1], int(at[2]) + shift_ms), data, count=only_first)
 
 
 def in_microseconds(data: bytes) -> bytes:

@@ -62,6 +62,11 @@ class Socket(Protocol):
         ...
 
 
+def shutdown_message(now_ms: int) -> bytes:
+    """What Binance says before the server shuts down."""
+    return b'{"e":"serverShutdown","E":%d}' % now_ms
+
+
 def everything(_stream: str) -> bool:
     """An address that serves all streams."""
     return True
@@ -109,6 +114,7 @@ class Hub:
         self._pending: set[Connection] = set()
         self._numbers = itertools.count(1)
         self.faults = FaultInjector(faults, clock, self.entry)
+        self.goodbye = shutdown_message
         self.channels: dict[str, Channel] = {}
         self.connections: dict[int, Connection] = {}
         self.ledger: dict[str, LedgerEntry] = {}
@@ -149,7 +155,7 @@ class Hub:
 
     def say_goodbye(self, now_ms: int) -> list[Connection]:
         """Send everyone the message that says the server will shut down; who was there."""
-        data = b'{"e":"serverShutdown","E":%d}' % now_ms
+        data = self.goodbye(now_ms)
         connections = list(self.connections.values())
         for connection in connections:
             whole = b'{"stream":"!serverShutdown","data":%s}' % data if connection.combined else data
@@ -241,6 +247,13 @@ class Hub:
         else:
             self._deliver((stream, ident, data, now_ns))
 
+    def reply(self, connection: Connection, data: bytes) -> None:
+        """Send something to one client at once, after what waits for it; of the faults only silence and skew apply."""
+        if self.faults.silent or not connection.open:
+            return
+        connection.out.append(text_frame(shift_times(data, self.faults.skew_ms) if self.faults.skew_ms else data))
+        _write(connection)
+
     def release_held(self) -> None:
         """Send what was held back for reordering; called when nothing will follow."""
         for message in self.faults.release():
@@ -286,9 +299,7 @@ class Hub:
         pending, self._pending = self._pending, set()
         for connection in pending:
             if connection.open and connection.out:
-                _messages.inc(len(connection.out))
-                connection.socket.write(b"".join(connection.out))
-                connection.out.clear()
+                _write(connection)
         for connection in pending:
             if connection.open and connection.socket.full():
                 try:
@@ -298,3 +309,9 @@ class Hub:
                     self.cut(connection, "the client does not read")
                 except ConnectionError:
                     self.remove(connection)
+
+
+def _write(connection: Connection) -> None:
+    _messages.inc(len(connection.out))
+    connection.socket.write(b"".join(connection.out))
+    connection.out.clear()

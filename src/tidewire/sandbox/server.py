@@ -1,8 +1,8 @@
-"""The sandbox itself: one loopback port with Binance's REST and WebSocket, and ``/sandbox/...`` to steer it.
+"""The sandbox itself: one loopback port with Binance and Harbour, REST and WebSocket, and ``/sandbox/...`` to steer it.
 
-``GET /sandbox/status``, ``GET /sandbox/ledger`` (both of spot; ``?market=usdm`` or ``coinm``: of futures), ``GET`` and
-``POST /sandbox/faults``, ``POST /sandbox/play``, ``POST /sandbox/pause``, ``POST /sandbox/shutdown``, ``POST
-/sandbox/listing``.
+``GET /sandbox/status``, ``GET /sandbox/ledger`` (both of spot; ``?market=usdm``, ``coinm`` or ``harbour``: of
+another), ``GET`` and ``POST /sandbox/faults``, ``POST /sandbox/play``, ``POST /sandbox/pause``, ``POST
+/sandbox/shutdown``, ``POST /sandbox/listing``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 from aiohttp import WSMessage, WSMsgType, web
@@ -12,11 +12,12 @@ from aiohttp.abc import AbstractStreamWriter
 
 from tidewire.records.clock import Clock
 from tidewire.sandbox.config import LimitConfig
-from tidewire.sandbox.hub import Connection, Hub, everything
+from tidewire.sandbox.hub import Connection, Hub, Socket, everything
 from tidewire.sandbox.limits import Window
 
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
-_POLICY = 1008
+POLICY = 1008
+"""The close code for a client that does not keep to the rules."""
 
 
 class _Refused(Exception):
@@ -52,6 +53,42 @@ class _AiohttpSocket:
         await self._ws.close(code=code, message=reason.encode()[:120])
 
 
+class Session(Protocol):
+    """The conversation on one connection."""
+
+    async def beat(self) -> None:
+        """Watch the client until the connection ends."""
+        ...
+
+    async def receive(self, message: WSMessage) -> None:
+        """One message of the client."""
+        ...
+
+
+Begin = Callable[[Socket, web.WebSocketResponse], tuple[Connection, Session]]
+"""What makes a connection of a socket and adds it to the hub."""
+
+
+async def converse(hub: Hub, request: web.Request, begin: Begin) -> web.StreamResponse:
+    """One connection, from upgrade to end."""
+    ws = web.WebSocketResponse(autoping=False, compress=False, timeout=1.0, max_msg_size=65_536)
+    if not ws.can_prepare(request).ok:
+        return web.Response(status=400, text="This address speaks WebSocket")
+    writer = await ws.prepare(request)
+    assert writer is not None
+    connection, session = begin(_AiohttpSocket(ws, request, writer), ws)
+    heart = asyncio.get_running_loop().create_task(session.beat())
+    try:
+        async for message in ws:
+            await session.receive(message)
+    except ConnectionError:
+        pass
+    finally:
+        heart.cancel()
+        hub.remove(connection)
+    return ws
+
+
 class StreamServer:
     """Accepts ``/ws/...`` and ``/stream?streams=...`` and answers requests on them.
 
@@ -78,30 +115,18 @@ class StreamServer:
             return web.Response(status=429, headers={"Retry-After": "300"}, text="Too many connections")
         if unit not in ("MILLISECOND", "MICROSECOND") or len(streams) > self._limits.streams_per_connection:
             return web.Response(status=400, text="Invalid request")
-        ws = web.WebSocketResponse(autoping=False, compress=False, timeout=1.0, max_msg_size=65_536)
-        if not ws.can_prepare(request).ok:
-            return web.Response(status=400, text="This address speaks WebSocket")
-        writer = await ws.prepare(request)
-        assert writer is not None
-        socket = _AiohttpSocket(ws, request, writer)
-        micro, number = unit == "MICROSECOND", self._hub.next_number()
-        connection = Connection(number, socket, combined=combined, micro=micro, serves=self._serves or everything)
-        self._hub.add(connection)
-        self._hub.subscribe(connection, streams)
-        session = _Session(self._hub, self._clock, self._limits, connection, ws)
-        heart = asyncio.get_running_loop().create_task(session.beat())
-        try:
-            async for message in ws:
-                await session.receive(message)
-        except ConnectionError:
-            pass
-        finally:
-            heart.cancel()
-            self._hub.remove(connection)
-        return ws
+
+        def begin(socket: Socket, ws: web.WebSocketResponse) -> tuple[Connection, Session]:
+            micro, number = unit == "MICROSECOND", self._hub.next_number()
+            connection = Connection(number, socket, combined=combined, micro=micro, serves=self._serves or everything)
+            self._hub.add(connection)
+            self._hub.subscribe(connection, streams)
+            return connection, _Session(self._hub, self._clock, self._limits, connection, ws)
+
+        return await converse(self._hub, request, begin)
 
 
-class _Session:
+class _Session(Session):
     """The conversation on one connection."""
 
     def __init__(
@@ -122,7 +147,7 @@ class _Session:
             await self._clock.sleep(self._limits.ping_interval_s)
             now = self._clock.mono_ns()
             if now - self._pong_ns > self._limits.pong_timeout_s * 1e9:
-                self._hub.cut(self._connection, "Pong timeout", _POLICY)
+                self._hub.cut(self._connection, "Pong timeout", POLICY)
             elif now - opened > self._limits.connection_age_s * 1e9:
                 self._hub.cut(self._connection, "Connection too old", 1001)
             elif not self._hub.faults.silent:
@@ -136,7 +161,7 @@ class _Session:
         if not self._connection.open:
             return
         if not self._window.allow():
-            self._hub.cut(self._connection, "Too many requests", _POLICY)
+            self._hub.cut(self._connection, "Too many requests", POLICY)
         elif message.type is WSMsgType.PING:
             await self._ws.pong(cast("bytes", message.data))
         elif message.type is WSMsgType.PONG:

@@ -1,4 +1,4 @@
-"""The markets of the sandbox: spot and two of futures, each with its own listeners, ledger, limits and addresses."""
+"""The markets of the sandbox: spot, two of futures and Harbour, each with listeners, ledger, limits and addresses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from tidewire.sandbox.binance import Rest
 from tidewire.sandbox.config import LimitConfig, SandboxConfig
 from tidewire.sandbox.futures import FuturesMarket, is_public
 from tidewire.sandbox.futures_rest import FuturesRest
+from tidewire.sandbox.harbour import HarbourMarket, notice
+from tidewire.sandbox.harbour_rest import HarbourRest
+from tidewire.sandbox.harbour_streams import HarbourStreams
 from tidewire.sandbox.hub import Hub
 from tidewire.sandbox.market import Market
 from tidewire.sandbox.streams import StreamServer
@@ -20,7 +23,7 @@ from tidewire.sandbox.tape import Tape
 
 Make = Callable[[SandboxConfig, Hub, Clock], Market]
 """What makes the market that is driven."""
-SPOT, USDM, COINM = "spot", "usdm", "coinm"
+SPOT, USDM, COINM, HARBOUR = "spot", "usdm", "coinm", "harbour"
 
 
 @dataclass
@@ -34,6 +37,10 @@ class Venue:
 
     def route(self, router: web.UrlDispatcher, clock: Clock, limits: LimitConfig) -> None:
         """Serve it under the paths it has at Binance; COIN-M, which has a host of its own there, below ``/dstream``."""
+        if isinstance(self.upstream, HarbourMarket):
+            router.add_get("/harbour/ws", HarbourStreams(self.upstream, self.hub, clock, limits).handle)
+            router.add_get("/harbour/{path:.+}", HarbourRest(self.upstream, self.hub.faults, clock, limits).handle)
+            return
         if isinstance(self.upstream, FuturesMarket):
             rest: Rest = FuturesRest(self.upstream, self.hub.faults, clock, limits)
         else:
@@ -86,4 +93,8 @@ def venues(config: SandboxConfig, clock: Clock, market: Make = Market) -> dict[s
         if symbols:
             own = hub()
             found[name] = Venue(name, FuturesMarket(config, own, clock, inverse=name == COINM), own)
+    if config.harbour_symbols:
+        own = hub()
+        own.goodbye = notice
+        found[HARBOUR] = Venue(HARBOUR, HarbourMarket(config, own, clock), own)
     return found
