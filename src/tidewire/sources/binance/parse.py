@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -82,7 +83,8 @@ class BinanceParser:
         outcome = Outcome()
         groups: dict[str, list[Frame]] = {}
         for frame in frames:
-            self._pass_time(frame)
+            if frame.wall_ns >= self._depth.due_ns:
+                self._depth.pass_time(frame)
             name = _form_of(frame, self._prefix)
             if is_depth(name):
                 self._depth.take(frame, name, outcome)
@@ -101,17 +103,14 @@ class BinanceParser:
         known = Outcome()
         for frame in frames:
             # Trades too let time go on: a row of a book that was told with one must not be told again.
-            self._pass_time(frame)
+            if frame.wall_ns >= self._depth.due_ns:
+                self._depth.pass_time(frame)
             name = _form_of(frame, self._prefix)
             if is_depth(name):
                 self._depth.take(frame, name, known)
             elif name == "exchangeInfo":
                 self._learn(frame, known)
         self._depth.flush(self._names.get, known)
-
-    def _pass_time(self, frame: Frame) -> None:
-        if frame.wall_ns >= self._depth.due_ns:
-            self._depth.pass_time(frame)
 
     def state(self) -> bytes:
         """What later rows depend on, beside the instruments, which are stored."""
@@ -171,8 +170,7 @@ def _form_of(frame: Frame, prefix: str) -> str:
     if payload.startswith(SHUTDOWN):
         return ""
     if payload.startswith(b'{"stream":"'):
-        begin = payload.find(b"@", 11, 80) + 1
-        return payload[begin : payload.find(b'"', begin)].partition(b"_")[0].decode("ascii", "replace")
+        return _kind_of(payload[11:100].partition(b'"')[0])
     if frame.origin.request == NOTE:
         return "note"
     if frame.origin.request.startswith("GET "):
@@ -180,6 +178,12 @@ def _form_of(frame: Frame, prefix: str) -> str:
     if payload.startswith((b'{"result"', b'{"id"')):
         return ""
     return f"message {payload[:40].decode('utf-8', 'replace')}"
+
+
+@functools.lru_cache(65_536)
+def _kind_of(stream: bytes) -> str:
+    """What comes after the symbol in a stream's name, without its parameters: ``btcusdt@kline_1m`` → ``kline``."""
+    return stream[stream.find(b"@", 0, 69) + 1 :].partition(b"_")[0].decode("ascii", "replace")
 
 
 def _decode(form: Form[Any], frames: list[Frame], names: Names, outcome: Outcome) -> None:
