@@ -64,9 +64,11 @@ async def born(directory: Path) -> asyncio.subprocess.Process:
 
 async def one_that_is_killed(directory: Path, chance: random.Random, most: int) -> None:
     process = await born(directory)
-    goal = answered(200) + chance.randrange(2, most)
+    replies = chance.randrange(2, most)
+    goal = answered(200) + replies
+    patience_s = 60.0 + replies
     try:
-        await until(lambda: answered(200) >= goal or process.returncode is not None, "some replies", 60, 0.005)
+        await until(lambda: answered(200) >= goal or process.returncode is not None, "replies", patience_s, 0.005)
     finally:
         assert process.returncode is None, (directory / "errors.log").read_text()[-2_000:]
         process.send_signal(signal.SIGKILL)
