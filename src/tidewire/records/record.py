@@ -138,7 +138,7 @@ class RecordType:
         """Whether every row is good. Almost every batch is, and for a small one an expression costs 15 µs a rule."""
         if not all(test(rows.get_column(name)) for name, test in self._quick):
             return False
-        return not self._not_quick or all(rows.select(self._not_quick).row(0))
+        return not self._not_quick or all(rows.select_seq(self._not_quick).row(0))
 
     def check(self, rows: pl.DataFrame) -> pl.Series:
         """The reason bitmask of each row (UInt64): bit i is set where the i-th rule of `rules` fails; 0 is good."""
