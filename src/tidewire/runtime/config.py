@@ -274,6 +274,11 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
     return Loaded(config, sources, path.parent, str(path), origins)
 
 
+def load_source(path: Path, environ: Mapping[str, str] | None = None) -> SourceConfig:
+    """Read a source file; `ConfigError` as for a platform file."""
+    return _source(_mapping(path, os.environ if environ is None else environ), str(path))
+
+
 def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> SourceConfig:
     if isinstance(entry, str):
         file = path.parent / entry
