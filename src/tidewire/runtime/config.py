@@ -240,6 +240,11 @@ class Loaded:
         self.origin = origin
 
     @property
+    def places(self) -> dict[str, str]:
+        """Where each source stands, by its name."""
+        return {source.source.name: place for source, place in zip(self.sources, self.origins, strict=True)}
+
+    @property
     def data_dir(self) -> Path:
         """The data directory, absolute."""
         return (self.base / self.config.data_dir).absolute()

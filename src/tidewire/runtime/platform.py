@@ -172,7 +172,7 @@ class Tidewire:
             bus=self.bus,
             clock=self.clock,
             rng=self.rng,
-            fixed={app.name: place for app, place in zip(running.apps, self.loaded.origins, strict=True)},
+            fixed=self.loaded.places,
         )
 
     async def stop(self) -> None:
@@ -295,6 +295,7 @@ class Tidewire:
             health=self.health,
             audit=self.audit,
             refill=self.refill,
+            reload=self.reload,
             quarantine=self.quarantine,
         )
 
@@ -306,6 +307,12 @@ class Tidewire:
             raise NotFound(f"No source {source!r} runs here.{nearest(source, names)} Valid: {valid}.")
         self.bus.offer(notice(FILL_REQUEST, "platform", {"source": source}, self.clock, self.rng))
         return [source] if source is not None else names
+
+    async def reload(self) -> dict[str, Any]:
+        """Look at the plugin directory now; which sources run then, and what did not load."""
+        await self.plugins.reload()
+        problems = [{"file": str(path), "error": error} for path, error in self.plugins.problems.items()]
+        return {"sources": [app.name for app in self.apps], "problems": problems}
 
     def sources(self) -> list[dict[str, Any]]:
         """Status of every source, with the clock skew measured on its feeds and what the breaker says of its rows."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tidewire import telemetry
 from tidewire.collect import App, AppRegistry, Found, Parser, SourceConfig
+from tidewire.collect.timer import within
 from tidewire.errors import ConfigError, TidewireError
 from tidewire.records.clock import Clock, Rng
 from tidewire.records.event import notice
@@ -107,35 +108,40 @@ def wanted(path: Path, registry: AppRegistry, fixed: Mapping[str, str], others: 
     name = config.source.name
     place = fixed.get(name) or str(others.get(name, ""))
     if place:
-        raise ConfigError(
-            f"{path}: source.name: {name!r} is in {place} already and runs once; remove one of the two, or name another."
-        )
+        raise ConfigError(f"{path}: source.name: {name!r} is in {place} already and runs once; remove one of the two.")
     try:
         app = registry.get(name)
         app.check(config)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except TidewireError as error:
-        raise ConfigError(f"{path}: {error} Repair that file, or remove this one.") from None
+    except Exception as error:
+        raise ConfigError(f"{path}: {_said(error)}") from None
     return Wanted(path, config, app)
 
 
-def check_files(
-    directory: Path, registry: AppRegistry, fixed: Mapping[str, str]
-) -> list[tuple[Path, SourceConfig | None, str]]:
-    """Every source file of a plugin directory with its configuration, or what is wrong with it."""
-    found: list[tuple[Path, SourceConfig | None, str]] = []
+class Checked(NamedTuple):
+    """A file of a plugin directory: the sources in it, or what is wrong with it."""
+
+    path: Path
+    names: Sequence[str]
+    error: str
+
+
+def check_files(directory: Path, registry: AppRegistry, fixed: Mapping[str, str]) -> list[Checked]:
+    """Every file of a plugin directory whose code is loaded; ``fixed`` as in `Around`."""
+    found: list[Checked] = []
     others: dict[str, Path] = {}
     for path in files_of(directory):
-        if path.suffix not in SOURCES:
+        if path.suffix in CODE:
+            of = registry.of(path)
+            errors = " ".join(f"{path}: did not load: {each.error}." for each in of if each.app is None)
+            found.append(Checked(path, [each.name for each in of if each.app is not None], errors))
             continue
         try:
-            want = wanted(path, registry, fixed, others)
-        except Exception as error:
-            found.append((path, None, _said(error)))
+            name = wanted(path, registry, fixed, others).config.source.name
+        except ConfigError as error:
+            found.append(Checked(path, (), str(error)))
             continue
-        others[want.config.source.name] = path
-        found.append((path, want.config, ""))
+        others[name] = path
+        found.append(Checked(path, (name,), ""))
     return found
 
 
@@ -152,7 +158,8 @@ class Plugins:
         self._seen: dict[Path, Stamp] = {}
         self._done: dict[Path, Stamp] = {}
         self._running: dict[str, Wanted] = {}
-        self._lock = asyncio.Lock()
+        self._asked: list[asyncio.Future[None]] = []
+        self._now = asyncio.Event()
         self.problems: dict[Path, str] = {}
 
     def begin(self, code: Mapping[Path, Stamp]) -> None:
@@ -166,33 +173,52 @@ class Plugins:
 
     async def run(self) -> None:
         """Look at once, then again and again, until cancelled."""
-        await self.look()
-        while True:
-            await self._around.clock.sleep(LOOK_S)
-            await self.look(at_rest=True)
+        asked: list[asyncio.Future[None]] = []
+        at_rest = False
+        try:
+            while True:
+                await self.look(at_rest=at_rest)
+                for each in asked:
+                    _answer(each)
+                at_rest = not await within(self._around.clock, LOOK_S, self._now)
+                self._now.clear()
+                asked, self._asked = self._asked, []
+        finally:
+            for each in (*asked, *self._asked):
+                _answer(each)
+
+    def hurry(self) -> None:
+        """Have `run` look at once, without waiting for files to rest."""
+        self._now.set()
+
+    async def reload(self) -> None:
+        """The same; returns when it has looked."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(done)
+        self.hurry()
+        await done
 
     async def look(self, *, at_rest: bool = False) -> None:
         """Do what the files say; with ``at_rest`` only those that are as they were in the look before."""
-        async with self._lock:
+        try:
+            found = await asyncio.to_thread(files_of, self._directory)
+        except OSError as error:
+            self._problem(self._directory, f"{self._directory}: cannot be read: {error}. What runs goes on.")
+            return
+        self.problems.pop(self._directory, None)
+        before, self._seen = self._seen, found
+        target = dict(found)
+        if at_rest:
+            for path in found.keys() | before.keys() | self._done.keys():
+                if found.get(path) != before.get(path):
+                    _put(target, path, self._done.get(path))
+        if target != self._done:
+            old, self._done = self._done, target
             try:
-                found = await asyncio.to_thread(files_of, self._directory)
-            except OSError as error:
-                self._problem(self._directory, f"cannot be read: {error}. What runs goes on")
-                return
-            self.problems.pop(self._directory, None)
-            before, self._seen = self._seen, found
-            target = dict(found)
-            if at_rest:
-                for path in found.keys() | before.keys() | self._done.keys():
-                    if found.get(path) != before.get(path):
-                        _put(target, path, self._done.get(path))
-            if target != self._done:
-                old, self._done = self._done, target
-                try:
-                    await self._follow(old, target)
-                except Exception as error:  # what goes wrong here must not end the platform
-                    _log.exception("plugin directory: not everything was done", error=str(error))
-            _failing.set(len(self.problems))
+                await self._follow(old, target)
+            except Exception as error:  # what goes wrong here must not end the platform
+                _log.exception("plugin directory: not everything was done", error=str(error))
+        _failing.set(len(self.problems))
 
     async def _follow(self, old: Mapping[Path, Stamp], new: Mapping[Path, Stamp]) -> None:
         for path in self.problems.keys() - new.keys():
@@ -351,6 +377,11 @@ class Plugins:
 def _checked(app: type[App], config: SourceConfig) -> type[App]:
     app.check(config)
     return app
+
+
+def _answer(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _put(target: dict[Path, Stamp], path: Path, stamp: Stamp | None) -> None:

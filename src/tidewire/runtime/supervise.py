@@ -53,6 +53,11 @@ class Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signal)
 
+    def on_hangup(self, reload: Callable[[], object]) -> None:
+        """Have SIGHUP do this, where there is such a signal; without it, it would end the process."""
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
     def _signal(self) -> None:
         if self.asked.is_set():
             # What was accepted is in the journal; the next start continues from there.
@@ -92,6 +97,7 @@ async def supervise(
     stop = Stop()
     stop.install()
     async with running(loaded) as platform:
+        stop.on_hangup(platform.plugins.hurry)
         if ready is not None:
             ready(platform)
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(event.wait()) for event in (stop.asked, platform.failed)]
