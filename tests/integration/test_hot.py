@@ -234,10 +234,7 @@ async def test_a_feed_that_was_away_goes_on_as_after_a_restart(tmp_path: Path) -
             assert (await client.get("/v1/gap"))["data"] == []
             assert telemetry.value("tidewire_source_up", source="binance") == 0
             balanced(await audited(client))
-            sent = sum(sandbox.status()["sent"].values())
             assert platform.journal.head <= head + 1, "nothing is collected, but a note at most"
-            first = sandbox.ledger()["btcusdt@trade"]["last_id"]
-            await until(lambda: sum(sandbox.status()["sent"].values()) >= sent, "the sandbox goes on")
             file.write_bytes(msgspec.json.encode(source))
             assert (await platform.reload())["sources"] == ["binance"]
             await until(good, "the book is kept again", poll_s=0.1)
@@ -248,7 +245,6 @@ async def test_a_feed_that_was_away_goes_on_as_after_a_restart(tmp_path: Path) -
     finally:
         await sandbox.stop()
     found = tables(configuration.data_dir)
-    assert first
     assert every_trade_is_accounted_for(found, sandbox.ledger(), {"BTCUSDT": "BTC-USDT.BINANCE"}) == 0
     (quotes,) = all_gaps(found).filter(record_type="quote").iter_rows(named=True)
     assert quotes["cause"] == "down"

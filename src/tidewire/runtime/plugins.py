@@ -303,7 +303,7 @@ class Plugins:
             try:
                 made[name] = self._around.sources.make(each.config, each.app)
             except Exception as error:
-                self._problem(each.path, f"{each.path}: {_said(error)}")
+                self._problem(each.path, f"{each.path}: {_said(error)}" + (_GOES_ON if runs is not None else ""))
                 if runs is not None:
                     want[name] = runs
         for name in list(self._running):
