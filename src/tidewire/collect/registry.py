@@ -63,12 +63,15 @@ class AppRegistry:
         self._reads += 1
         before = types()
         found = _found_in(path, f"{_module(path)}_{self._reads}")
-        new = sorted(types().keys() - before.keys())
+        new = types().keys() - before.keys()
         for name in new:
             forget(name)
-        if not new:
+        mine = new | {name for name, kind in before.items() if kind.record.__module__ == _module(path)}
+        if not mine:
             return found
-        why = f"it defines the record type {', '.join(new)}; types are loaded at the start only: restart the platform"
+        why = (
+            f"it defines the record type {', '.join(sorted(mine))}; types are loaded at the start: restart the platform"
+        )
         return [Found(path.stem, str(path), None, why)]
 
     def replace(self, path: Path, found: Sequence[Found]) -> None:

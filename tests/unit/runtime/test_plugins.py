@@ -16,7 +16,7 @@ from tidewire.collect.registry import parser_of
 from tidewire.errors import ConfigError, ParseError
 from tidewire.records.clock import ManualClock, SeededRng
 from tidewire.records.instrument import InstrumentBook
-from tidewire.records.record import types
+from tidewire.records.record import forget, types
 from tidewire.runtime.plugins import LOOK_S, Around, Plugins, check_files, files_of
 from tidewire.runtime.running import Care, Sources
 from unit.collect.kit import Place, place, until
@@ -283,12 +283,21 @@ async def test_names_are_taken_once(tmp_path: Path) -> None:
         assert here.registry.get("binance").about.startswith("Binance spot")
 
 
-async def test_a_new_record_type_needs_a_restart(tmp_path: Path) -> None:
+async def test_a_record_type_needs_a_restart(tmp_path: Path) -> None:
     async with trial(tmp_path) as here:
         before = types()
-        here.write("whim.py", MOOD + CODE.format(name="whim", about=""))
-        assert "it defines the record type whim; types are loaded at the start only" in (await here.look())["whim.py"]
+        text = MOOD + CODE.format(name="whim", about="")
+        path = here.write("whim.py", text)
+        said = "it defines the record type whim; types are loaded at the start: restart the platform"
+        assert said in (await here.look())["whim.py"]
         assert types() == before
+        # One that was loaded at the start is not taken anew either, whatever changed in it.
+        try:
+            here.registry.load(path)
+            here.write("whim.py", text + "# changed")
+            assert said in (await here.look())["whim.py"]
+        finally:
+            forget("whim")
 
 
 async def test_what_failed_at_the_start_is_known_and_can_be_repaired(tmp_path: Path) -> None:
