@@ -223,15 +223,22 @@ class Plugins:
     async def _follow(self, old: Mapping[Path, Stamp], new: Mapping[Path, Stamp]) -> None:
         for path in self.problems.keys() - new.keys():
             del self.problems[path]
-        for path in sorted(old.keys() | new.keys()):
-            if path.suffix in CODE and (old.get(path) != new.get(path) or path in self.problems):
-                await (self._code(path) if path in new else self._code_gone(path))
+        changed = [path for path in sorted(old.keys() | new.keys()) if path.suffix in CODE]
+        changed = [path for path in changed if old.get(path) != new.get(path) or path in self.problems]
+        for path in changed:
+            if path not in new:
+                await self._code_gone(path)
+        todo = [path for path in changed if path in new]
+        while todo:
+            failed = [path for path in todo if not await self._code(path)]
+            # What took a name from another, or needed it gone, may have changed with it.
+            todo = failed if len(failed) < len(todo) else []
         await self._follow_sources([path for path in sorted(new) if path.suffix in SOURCES])
 
     # -- code -------------------------------------------------------------------------------------------------
 
-    async def _code(self, path: Path) -> None:
-        """A new or changed file: take it, if its Apps can do what the ones before did."""
+    async def _code(self, path: Path) -> bool:
+        """A new or changed file: take it, if its Apps can do what the ones before did; whether they can."""
         registry = self._around.registry
         found = await asyncio.to_thread(registry.read, path)
         try:
@@ -242,7 +249,7 @@ class Plugins:
         except Exception as error:
             goes_on = any(each.app for each in registry.of(path))
             self._problem(path, f"{path}: {_said(error)}." + (_GOES_ON if goes_on else ""))
-            return
+            return False
         self.problems.pop(path, None)
         apps = {each.name: each.app for each in found if each.app is not None}
         runs = {name: self._running[name] for name in apps if name in self._running}
@@ -254,6 +261,7 @@ class Plugins:
             if name in runs:  # to be started again with its sources
                 self._running[name] = replace(runs[name], app=app)
         _log.info("plugin code loaded", file=str(path), sources=sorted(apps))
+        return True
 
     def _check_code(self, path: Path, found: Sequence[Found]) -> None:
         registry, fixed = self._around.registry, self._around.fixed

@@ -237,6 +237,7 @@ async def test_a_parser_comes_in_while_it_runs(tmp_path: Path) -> None:
         run = Run(journal, store)
         await run.start()
         await feed(journal, 200)
+        await journal.drain()
         await run.drained()
         feeding = asyncio.create_task(feed(journal, 2_000))
         made: list[Sum] = []
@@ -248,6 +249,7 @@ async def test_a_parser_comes_in_while_it_runs(tmp_path: Path) -> None:
         await run.pipe.try_out("late", Sum())
         await run.pipe.adopt("late", make)
         await feeding
+        await journal.drain()
         await run.drained()
         books = await audit(store, Accepted(journal.uuid, journal.accepted))
         await run.stop()

@@ -49,9 +49,9 @@ async def test_what_cannot_be_reached_is_tried_again(tmp_path: Path) -> None:
         failed: list[str] = []
         source = RunningSource(Shy(CONFIG, here.context), CARE)
         source.start(lambda part, _: failed.append(part))
-        for state in ("down", "down", "ok"):
-            await until(lambda state=state: source.app.health().state == state, state)
-            await clock.advance(4 * RETRY_S)
+        await until(lambda: source.app.health().problems == ("cannot start: nobody answers",))
+        await clock.advance(4 * RETRY_S)
+        await until(lambda: source.app.health().state == "ok")
         await until(lambda: clock.sleepers > 0, "gaps and streams are watched")
         await source.stop()
         assert (source.app.health().state, failed) == ("stopped", [])
