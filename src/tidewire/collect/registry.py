@@ -16,7 +16,7 @@ from tidewire.collect.config import SourceConfig, SourceInfo
 from tidewire.collect.parser import Parser
 from tidewire.errors import ConfigError, PluginError, nearest
 from tidewire.records.instrument import InstrumentBook
-from tidewire.records.record import forget, types
+from tidewire.records.record import noted
 
 GROUP = "tidewire.apps"
 _POINT = "entry point "
@@ -61,17 +61,11 @@ class AppRegistry:
         A new record type would need a table and a position in everything that runs: such a file is refused.
         """
         self._reads += 1
-        before = types()
-        found = _found_in(path, f"{_module(path)}_{self._reads}")
-        new = types().keys() - before.keys()
-        for name in new:
-            forget(name)
-        mine = new | {name for name, kind in before.items() if kind.record.__module__ == _module(path)}
-        if not mine:
+        with noted() as kinds:
+            found = _found_in(path, f"{_module(path)}_{self._reads}")
+        if not kinds:
             return found
-        why = (
-            f"it defines the record type {', '.join(sorted(mine))}; types are loaded at the start: restart the platform"
-        )
+        why = f"it defines the record type {', '.join(kinds)}; types are loaded at the start: restart the platform"
         return [Found(path.stem, str(path), None, why)]
 
     def replace(self, path: Path, found: Sequence[Found]) -> None:

@@ -253,8 +253,9 @@ class Plugins:
         self.problems.pop(path, None)
         apps = {each.name: each.app for each in found if each.app is not None}
         runs = {name: self._running[name] for name in apps if name in self._running}
-        for name in apps.keys() | {each.name for each in registry.of(path)}:
-            await self._stop(name, f"its code, {path}, changed")
+        names = apps.keys() | {each.name for each in registry.of(path)}
+        lasts = [await self._stop(name, f"its code, {path}, changed") for name in names]
+        await self._stored(max(lasts))
         registry.replace(path, found)
         for name, app in apps.items():
             await self._around.pipe.adopt(name, functools.partial(self._around.make_parser, name, app))
@@ -352,18 +353,20 @@ class Plugins:
     def _has(self, app: type[App]) -> bool:
         return any(found.app is app for found in self._around.registry.list())
 
-    async def _stop(self, name: str, why: str) -> None:
-        """Stop a source of the plugin directory, if it runs, and wait until what it brought is stored."""
+    async def _stop(self, name: str, why: str) -> int:
+        """Stop a source of the plugin directory, if it runs; its last frame, 0 if there is none."""
         runs = self._running.pop(name, None)
         if runs is None or self._around.sources.get(name) is None:
-            return
-        last = await self._around.sources.unload(name, {"origin": str(runs.path), "why": why})
+            return 0
         _changes.labels("unloaded").inc()
+        return await self._around.sources.unload(name, {"origin": str(runs.path), "why": why})
+
+    async def _stored(self, last: int) -> None:
         try:
             async with asyncio.timeout(PARSED_S):
                 await self._around.pipe.stored(last)
         except TimeoutError:
-            _log.warning("what the source brought is not stored yet; it will be", source=name)
+            _log.warning("what a source brought is not stored yet; its new code will read it", frame=last)
 
     # -- what went wrong --------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tidewire import telemetry
 from tidewire.collect import App, Context, Filler, GapLedger, SourceConfig, StreamWatch, control
+from tidewire.collect.app import unlisted
 from tidewire.collect.silence import Seen
 from tidewire.errors import ConfigError, JournalError
 from tidewire.journal import Kind, Origin
@@ -146,6 +147,7 @@ class Sources:
         since_ns = self._context.clock.wall_ns()
         await source.stop()
         del self._running[name]
+        unlisted(name)
         return self._write(source.app, "unloaded", facts, str(since_ns))
 
     async def stop(self) -> None:

@@ -54,8 +54,8 @@ class Stop:
             loop.add_signal_handler(number, self._signal)
 
     def on_hangup(self, reload: Callable[[], object]) -> None:
-        """Have SIGHUP do this, where there is such a signal; without it, it would end the process."""
-        if hasattr(signal, "SIGHUP"):
+        """Have SIGHUP do this, unless it means that the terminal of this process is gone."""
+        if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
     def _signal(self) -> None:

@@ -89,6 +89,7 @@ async def test_one_that_was_away_goes_on_from_when_it_was_unloaded(tmp_path: Pat
         before = context.clock.wall_ns()
         last = await sources.unload("toy", {"why": "a test"})
         assert sources.apps == []
+        assert telemetry.REGISTRY.get_sample_value("tidewire_source_up", {"source": "toy"}) is None
         await here.journal.accept(last)
         assert here.frames()[-1].sequence == last
         assert here.subjects()[-1] == "app.toy.unloaded"
