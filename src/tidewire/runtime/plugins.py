@@ -378,6 +378,7 @@ class Plugins:
         if self.problems.get(path) == error:
             return
         self.problems[path] = error
+        _failing.set(len(self.problems))
         _changes.labels("failed").inc()
         _log.error("plugin file does not load", file=str(path), error=error)
         around = self._around
