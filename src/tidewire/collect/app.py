@@ -6,6 +6,7 @@ the plugin directory; it needs nothing else of Tidewire than `tidewire.collect` 
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -51,6 +52,12 @@ class Context:
     def upstream(self) -> UpstreamClock | None:
         """The clock an upstream that plays a recording may set, where the platform runs on one."""
         return self.clock if isinstance(self.clock, UpstreamClock) else None
+
+
+def unlisted(source: str) -> None:
+    """A source is gone for good: a metric that says it is not up would be an alarm."""
+    with contextlib.suppress(KeyError):
+        _up.remove(source)
 
 
 @dataclass(frozen=True)

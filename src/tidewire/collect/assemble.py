@@ -52,7 +52,7 @@ class Assembler:
 
     def __init__(self, journal: str, parsers: Mapping[str, Parser], lanes: int = 1) -> None:
         self._journal = journal
-        self._parsers = parsers
+        self._parsers = dict(parsers)
         self._lanes = lanes
         self._positions: dict[Stream, int] = {}
         self._asks: list[tuple[str, Ask]] = []
@@ -61,6 +61,10 @@ class Assembler:
     def parsers(self) -> Mapping[str, Parser]:
         """What turns frames into rows, by source."""
         return self._parsers
+
+    def adopt(self, source: str, parser: Parser) -> None:
+        """Parse the frames of a source by this parser from the next step on."""
+        self._parsers[source] = parser
 
     def start(self, positions: Mapping[Stream, int], oldest: int = 1) -> int:
         """Continue these positions; returns the frame after which to read.

@@ -132,6 +132,7 @@ class Filler:
         finally:
             for subscription in subscriptions:
                 bus.unsubscribe(subscription)
+            _open.labels(self._app.name).set(0)
 
     def _look(self, event: Event) -> None:
         batch = event.batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,8 +16,10 @@ from tidewire.collect.config import SourceConfig, SourceInfo
 from tidewire.collect.parser import Parser
 from tidewire.errors import ConfigError, PluginError, nearest
 from tidewire.records.instrument import InstrumentBook
+from tidewire.records.record import noted
 
 GROUP = "tidewire.apps"
+_POINT = "entry point "
 
 _log = telemetry.log("collect")
 
@@ -37,32 +39,59 @@ class AppRegistry:
 
     def __init__(self) -> None:
         self._found: dict[str, Found] = {}
+        self._gone: dict[str, type[App]] = {}
+        self._reads = 0
 
     def discover(self, plugins: Path | None = None) -> None:
         """Load every App of the entry point group and, if given, of the plugin directory."""
         for point in entry_points(group=GROUP):
-            self._add(point.name, f"entry point {point.value}", functools.partial(_from_entry_point, point))
+            self._add(point.name, f"{_POINT}{point.value}", functools.partial(_from_entry_point, point))
         if plugins is not None and plugins.is_dir():
-            for path in sorted(plugins.glob("*.py")):
+            for path in sorted(plugins.glob("[!.]*.py")):
                 self.load(path)
 
     def load(self, path: Path) -> Found:
         """Load (again) the Apps of one plugin file; each `App` subclass in it is registered under its ``name``."""
-        name = f"tidewire_plugin_{path.stem}"
-        try:
-            apps = _from_file(path, name)
-        except Exception as error:
-            return self._keep(Found(path.stem, str(path), None, f"{type(error).__name__}: {error}"))
-        kept = [self._keep(Found(app.name, str(path), app)) for app in apps]
-        if not kept:
-            return self._keep(
-                Found(path.stem, str(path), None, "no subclass of tidewire.collect.App with a name in it")
-            )
+        kept = [self._keep(found) for found in _found_in(path, _module(path))]
         return kept[0]
 
+    def read(self, path: Path) -> list[Found]:
+        """What a plugin file holds now, without registering it: what runs of an older version is not touched.
+
+        A new record type would need a table and a position in everything that runs: such a file is refused.
+        """
+        self._reads += 1
+        with noted() as kinds:
+            found = _found_in(path, f"{_module(path)}_{self._reads}")
+        if not kinds:
+            return found
+        why = f"it defines the record type {', '.join(kinds)}; types are loaded at the start: restart the platform"
+        return [Found(path.stem, str(path), None, why)]
+
+    def replace(self, path: Path, found: Sequence[Found]) -> None:
+        """Take what `read` gave in place of all that was registered of that file."""
+        names = {each.name for each in found}
+        for old in self.of(path):
+            if old.name not in names:
+                self.unload(old.name)
+        for each in found:
+            self._keep(each)
+
+    def of(self, path: Path) -> list[Found]:
+        """What is registered of a plugin file."""
+        return [found for found in self.list() if found.origin == str(path)]
+
     def unload(self, name: str) -> None:
-        """Forget an App; instances that run are not touched."""
-        self._found.pop(name, None)
+        """Forget an App; instances that run are not touched, and its frames in the journal are still parsed by it.
+
+        An installed one that the plugin directory had taken the name of is back.
+        """
+        old = self._found.pop(name, None)
+        if old is not None and old.app is not None:
+            self._gone[name] = old.app
+        for point in entry_points(group=GROUP):
+            if point.name == name and old is not None and not old.origin.startswith(_POINT):
+                self._add(point.name, f"{_POINT}{point.value}", functools.partial(_from_entry_point, point))
 
     def register(self, app: type[App], origin: str = "code") -> None:
         """Add an App by hand."""
@@ -88,13 +117,12 @@ class AppRegistry:
         return found.app
 
     def parsers(self, instruments: InstrumentBook) -> dict[str, Parser]:
-        """The parser of every installed source; none is started. ``instruments`` holds what is known already."""
-        config = {name: SourceConfig(source=SourceInfo(type="replay", name=name)) for name in self._found}
-        return {
-            name: found.app.make_parser(config[name], instruments)
-            for name, found in self._found.items()
-            if found.app is not None
-        }
+        """The parser of every installed source; none is started. ``instruments`` holds what is known already.
+
+        Those that were unloaded have one too: the journal may hold frames of theirs that are not stored yet.
+        """
+        apps = self._gone | {name: found.app for name, found in self._found.items() if found.app is not None}
+        return {name: parser_of(name, app, instruments) for name, app in apps.items()}
 
     def _add(self, name: str, origin: str, load: Callable[[], type[App]]) -> None:
         try:
@@ -108,7 +136,14 @@ class AppRegistry:
         if found.app is None:
             _log.error("plugin did not load", plugin=found.name, origin=found.origin, error=found.error)
         self._found[found.name] = found
+        if found.app is not None:
+            self._gone.pop(found.name, None)
         return found
+
+
+def parser_of(name: str, app: type[App], instruments: InstrumentBook) -> Parser:
+    """A parser as a replay makes it, without a source file."""
+    return app.make_parser(SourceConfig(source=SourceInfo(type="replay", name=name)), instruments)
 
 
 def _from_entry_point(point: EntryPoint) -> type[App]:
@@ -118,6 +153,21 @@ def _from_entry_point(point: EntryPoint) -> type[App]:
     return loaded
 
 
+def _module(path: Path) -> str:
+    return f"tidewire_plugin_{path.stem}"
+
+
+def _found_in(path: Path, module: str) -> list[Found]:
+    """The Apps of a file, at least one entry: what went wrong, if there is none."""
+    try:
+        apps = _from_file(path, module)
+    except Exception as error:
+        return [Found(path.stem, str(path), None, f"{type(error).__name__}: {error}")]
+    if not apps:
+        return [Found(path.stem, str(path), None, "no subclass of tidewire.collect.App with a name in it")]
+    return [Found(app.name, str(path), app) for app in apps]
+
+
 def _from_file(path: Path, name: str) -> list[type[App]]:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -125,7 +175,8 @@ def _from_file(path: Path, name: str) -> list[type[App]]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # From its text: compiled files are told apart by second and size, and two changes may share both.
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # noqa: S102 - a plugin is code
     except BaseException:
         del sys.modules[name]
         raise

@@ -70,13 +70,16 @@ class StreamWatch:
         """Look at every stream each `LOOK_S`."""
         clock = self._app.context.clock
         self._began_us = clock.wall_ns() // 1_000
-        while True:
-            await clock.sleep(LOOK_S)
-            expected = self._app.expects()
-            await self._look(expected)
-            kept = set(expected)
-            self._next_us = {each: at for each, at in self._next_us.items() if each in kept}
-            self._silences = {each: at for each, at in self._silences.items() if each in kept}
+        try:
+            while True:
+                await clock.sleep(LOOK_S)
+                expected = self._app.expects()
+                await self._look(expected)
+                kept = set(expected)
+                self._next_us = {each: at for each, at in self._next_us.items() if each in kept}
+                self._silences = {each: at for each, at in self._silences.items() if each in kept}
+        finally:
+            _silent.labels(self._app.name).set(0)  # of a source that was unloaded nothing is expected
 
     async def _look(self, expected: Sequence[Expected]) -> None:
         rows = {kind: self._seen(kind) for kind in {each.type for each in expected}}

@@ -68,8 +68,18 @@ def restore(journal: Frames, parsers: Mapping[str, Parser], after: int) -> None:
         begin = max(0, after - LOOK_BACK_FRAMES, journal.first - 1) if known is None else known.after
         if known is not None:
             parser.resume(_unpacked(known.state))
-        for frames in _steps(journal, source, begin, after):
-            parser.follow(frames)
+        _follow(journal, source, parser, begin, after)
+
+
+def follow(journal: Frames, parsers: Mapping[str, Parser], begin: int, after: int) -> None:
+    """Bring parsers from what they knew after frame ``begin`` to what they know after ``after``."""
+    for source, parser in stateful(parsers).items():
+        _follow(journal, source, parser, begin, after)
+
+
+def _follow(journal: Frames, source: str, parser: Stateful, begin: int, after: int) -> None:
+    for frames in _steps(journal, source, begin, after):
+        parser.follow(frames)
 
 
 def _last_known(journal: Frames, source: str, after: int) -> control.Known | None:

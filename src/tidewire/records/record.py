@@ -16,7 +16,9 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -182,6 +184,7 @@ class Options:
 
 
 _TYPES: dict[str, RecordType] = {}
+_NOTED: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 
 
 class Record(Schema):
@@ -221,6 +224,9 @@ class Record(Schema):
             )
         cls.type = RecordType(cls, Options(**options))
         _check_definition(cls.type)
+        if (noted := _NOTED.get()) is not None:
+            noted.append(cls.type.name)
+            return
         known = _TYPES.get(cls.type.name)
         if known is not None and _place(known.record) != _place(cls):
             raise TypeError(f"record type {cls.type.name!r} is already defined by {known.record.__module__}")
@@ -262,6 +268,17 @@ def record_type(name: str) -> RecordType:
         return _TYPES[name]
     except KeyError:
         raise NotFound(f"No record type {name!r}.{nearest(name, _TYPES)} Valid: {', '.join(types())}.") from None
+
+
+@contextmanager
+def noted() -> Generator[list[str]]:
+    """Names of the record types defined inside, none of which becomes known: for code that is only looked at."""
+    names: list[str] = []
+    token = _NOTED.set(names)
+    try:
+        yield names
+    finally:
+        _NOTED.reset(token)
 
 
 def forget(name: str) -> None:

@@ -9,8 +9,15 @@ from typing import Annotated
 import typer
 
 from tidewire import __version__, telemetry
-from tidewire.errors import InputError, TidewireError
-from tidewire.runtime import audit_command, backfill_command, gap_commands, journal_commands, quarantine_commands
+from tidewire.errors import ConfigError, InputError, TidewireError
+from tidewire.runtime import (
+    audit_command,
+    backfill_command,
+    gap_commands,
+    journal_commands,
+    quarantine_commands,
+    source_commands,
+)
 from tidewire.runtime.console import (
     ConfigArg,
     ConfigOpt,
@@ -107,11 +114,16 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     from tidewire.runtime.archiving import keeper_config, objects_of
     from tidewire.runtime.config import load
     from tidewire.runtime.platform import chosen_apps, make_bus, make_store
+    from tidewire.runtime.plugins import SOURCES, check_files
 
     loaded = load(config)
     registry = AppRegistry()
     registry.discover(loaded.plugins)
     chosen_apps(loaded, registry)
+    plugged = check_files(loaded.plugins, registry, loaded.places)
+    for each in plugged:
+        if each.error:
+            raise ConfigError(each.error)
     make_store(loaded.config, loaded.data_dir)
     make_bus(loaded, SystemClock(), SystemRng())
     loaded.config.journal_config()
@@ -119,35 +131,15 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     keeper_config(loaded.config)
     objects_of(loaded.config.journal.archive, loaded.data_dir)
     loaded.config.breaker_config()
-    names = [source.source.name for source in loaded.sources]
+    names = [*loaded.places, *(name for each in plugged if each.path.suffix in SOURCES for name in each.names)]
     if as_json:
         show_json({"config": loaded.origin, "sources": names, "data_dir": str(loaded.data_dir)})
         return
     console.print(f"{loaded.origin}: good. Sources: {', '.join(names) or 'none'}. Data: {loaded.data_dir}")
 
 
-@app.command()
-def sources(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = False) -> None:
-    """List the sources that are installed, and how those of a running platform are."""
-    from tidewire.collect import AppRegistry
-
-    reading = reading_of(config, data)
-    registry = AppRegistry()
-    registry.discover(configured(config).plugins)
-    status = {entry["name"]: entry for entry in run(reading.sources())}
-    found = [
-        {
-            "name": entry.name,
-            "about": entry.app.about if entry.app else f"did not load: {entry.error}",
-            "origin": entry.origin,
-            "status": status.get(entry.name, {}).get("health", "not running"),
-        }
-        for entry in registry.list()
-    ]
-    if as_json:
-        show_json({"installed": found, "running": list(status.values())})
-        return
-    show_rows(found)
+app.command("sources")(source_commands.sources)
+app.command("reload")(source_commands.reload)
 
 
 @app.command()

@@ -240,6 +240,11 @@ class Loaded:
         self.origin = origin
 
     @property
+    def places(self) -> dict[str, str]:
+        """Where each source stands, by its name."""
+        return {source.source.name: place for source, place in zip(self.sources, self.origins, strict=True)}
+
+    @property
     def data_dir(self) -> Path:
         """The data directory, absolute."""
         return (self.base / self.config.data_dir).absolute()
@@ -272,6 +277,11 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
         for place, entry in enumerate(config.sources)
     ]
     return Loaded(config, sources, path.parent, str(path), origins)
+
+
+def load_source(path: Path, environ: Mapping[str, str] | None = None) -> SourceConfig:
+    """Read a source file; `ConfigError` as for a platform file."""
+    return _source(_mapping(path, os.environ if environ is None else environ), str(path))
 
 
 def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> SourceConfig:

@@ -16,7 +16,7 @@ from tidewire import telemetry
 from tidewire.bus import Bus, Consumer
 from tidewire.bus import Hole as Skipped
 from tidewire.collect import Assembler, Parser, Pump, PumpConfig
-from tidewire.collect.state import restore, stateful
+from tidewire.collect.state import follow, restore, stateful
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
 from tidewire.journal import Frame, Journal
 from tidewire.process.breaker import BreakerConfig
@@ -79,6 +79,8 @@ class Pipe:
         self._committed = asyncio.Event()
         self.processor = Processor(self._config.breaker)
         self.rows = 0
+        self._life: tuple[Pump, Assembler] | None = None
+        self._outdated = False
 
     async def run(self) -> None:
         """Run until cancelled. A failure begins again after a back-off; a failed journal ends it."""
@@ -97,6 +99,29 @@ class Pipe:
             _restarts.inc()
             wait_s = RESTART_S if self.rows > before else min(2 * wait_s, RESTART_S_MAX)
             await self._clock.sleep(wait_s)
+
+    async def try_out(self, source: str, parser: Parser) -> None:
+        """Show a new parser what it will have to know of the frames so far; raises what it raises."""
+        if self._life is not None:
+            await asyncio.to_thread(restore, self._journal, {source: parser}, self._life[0].position)
+
+    async def adopt(self, source: str, make: Callable[[], Awaitable[Parser]]) -> None:
+        """Parse the frames of a source by a new parser from now on; it is shown first what it has to know.
+
+        A life of the pipe that is beginning just now may have an older one: it begins again. Later ones have new ones.
+        """
+        while (life := self._life) is not None:
+            pump, assembler = life
+            parsers = {source: await make()}
+            at = pump.position
+            await asyncio.to_thread(restore, self._journal, parsers, at)
+            near = pump.position
+            await asyncio.to_thread(follow, self._journal, parsers, at, near)
+            if self._life is life:
+                follow(self._journal, parsers, near, pump.position)
+                assembler.adopt(source, parsers[source])
+                return
+        self._outdated = True
 
     async def stored(self, sequence: int) -> None:
         """Return when everything up to this frame is committed for every stream."""
@@ -134,6 +159,7 @@ class Pipe:
     # -- one life of the pipe ---------------------------------------------------------------------------------
 
     async def _once(self) -> None:
+        self._outdated = False
         positions = self._own_positions()
         self.processor = Processor(self._config.breaker)
         await seed(self.processor, self._store)
@@ -142,18 +168,24 @@ class Pipe:
         if stateful(parsers):  # what they learned there is past what is parsed next
             parsers = await self._parsers()
         assembler = Assembler(self._journal.uuid, parsers, self._config.lanes)
-        await asyncio.to_thread(restore, self._journal, parsers, assembler.start(positions, self._journal.first))
+        after = assembler.start(positions, self._journal.first)
+        await asyncio.to_thread(restore, self._journal, parsers, after)
+        if self._outdated:
+            raise _Broken("a source was loaded meanwhile; its parser is missing here")
         pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump)
+        pump.position = after
         stage = ProcessStage(self._bus, self.processor, self._clock)
         queue = self._config.queue
         collected = self._bus.consume("process", "data.*.collected", positions=positions, queue=queue)
         processed = self._bus.consume("store", "data.*.processed", positions=positions, queue=queue)
+        self._life = pump, assembler
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._process(collected, stage), name="process")
                 group.create_task(self._write(processed), name="store")
                 group.create_task(pump.run(positions), name="pump")
         finally:
+            self._life = None
             collected.close()
             processed.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Coroutine
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,13 @@ from tidewire.collect import (
     AppRegistry,
     Context,
     Cursors,
-    Filler,
     Parser,
     SourceConfig,
-    StreamWatch,
 )
 from tidewire.collect import Health as SourceHealth
 from tidewire.collect.config import seconds
 from tidewire.collect.fill import REQUEST as FILL_REQUEST
+from tidewire.collect.registry import parser_of
 from tidewire.errors import ConfigError, NotFound, StoreError, TidewireError, nearest
 from tidewire.journal import Journal, Keeper
 from tidewire.records.clock import Clock, Rng, SystemClock, SystemRng, UpstreamClock
@@ -36,8 +36,10 @@ from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
 from tidewire.runtime.gaps import StoreLedger, last_rows
 from tidewire.runtime.pipe import Pipe, PipeConfig
+from tidewire.runtime.plugins import Around, Plugins, files_of
 from tidewire.runtime.quarantine import Quarantine
 from tidewire.runtime.quarantine_cases import Cases
+from tidewire.runtime.running import Care, Sources
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway
@@ -51,8 +53,6 @@ STORES = "tidewire.stores"
 DRAIN_S = 20.0
 DRAINS = 5
 """Storing the last frames may write others, once or twice; not for ever."""
-RETRY_S = 5.0
-RETRY_S_MAX = 300.0
 CHECKPOINT_S = 30.0
 
 _log = telemetry.log("runtime")
@@ -78,9 +78,10 @@ class Tidewire:
         self.cache = LatestCache()
         self.cursors = Cursors()
         self.collect = collect
-        self.apps: list[App] = []
         self.failed: asyncio.Event = asyncio.Event()
         self.failure: BaseException | None = None
+        self.running: Sources | None = None
+        self.plugins: Plugins
         self.journal: Journal
         self.store: Store
         self.pipe: Pipe
@@ -97,6 +98,11 @@ class Tidewire:
         """Where the API is."""
         return self.gateway.url
 
+    @property
+    def apps(self) -> list[App]:
+        """The sources that run now."""
+        return [] if self.running is None else self.running.apps
+
     async def start(self) -> None:
         """Open, recover, serve, and begin to collect. What cannot start is cleaned up before the error leaves."""
         try:
@@ -107,6 +113,7 @@ class Tidewire:
 
     async def _start(self) -> None:
         config, data = self.config, self.loaded.data_dir
+        code = files_of(self.loaded.plugins)
         self.registry.discover(self.loaded.plugins)
         chosen = chosen_apps(self.loaded, self.registry)
         data.mkdir(parents=True, exist_ok=True)
@@ -124,15 +131,19 @@ class Tidewire:
         down_since_ns = self._down_since()
         await asyncio.to_thread(self.cursors.load, self.journal)
         context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, down_since_ns, self.cursors)
-        self.apps = [app(source, context) for source, app in chosen]
         self.pipe = Pipe(self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config))
+        self.running = Sources(context, self._care())
+        for source, app in chosen:
+            self.running.add(self.running.make(source, app))
+        self.plugins = Plugins(self.loaded.plugins, self._around(self.running))
+        self.plugins.begin(code)
         cases = Cases(self.store, FramesAnywhere(self.journal, config, data), self.clock)
         self.quarantine = Quarantine(cases, self.journal, self.clock, self._parsers, self.pipe.stored)
         self._spawn("pipe", self.pipe.run())
         if self.collect:
-            await self._serve_and_collect()
+            await self._serve_and_collect(self.running)
 
-    async def _serve_and_collect(self) -> None:
+    async def _serve_and_collect(self, running: Sources) -> None:
         config, data = self.config, self.loaded.data_dir
         self.auditing = Auditing(self.store, self._parsers, lambda: journals_at(config, data))
         self.self_audit = SelfAudit(self.store, self.bus, self.clock, self.rng, config.audit_interval_s)
@@ -144,15 +155,34 @@ class Tidewire:
         self.gateway = Gateway(self._platform(), ServeConfig(host=config.listen.host, port=config.listen.port))
         await self.gateway.start()
         self._started.append("gateway")
-        for app in self.apps:
-            self._spawn(f"app {app.name}", self._bring_up(app))
+        running.start(self._part_failed)
+        self._spawn("plugins", self.plugins.run())
+
+    def _care(self) -> Care:
+        gaps = self.config.gaps
+        settle_s = seconds(gaps.settle, "gaps.settle") if gaps.fill else None
+        return Care(StoreLedger(self.store, self.pipe.stored), settle_s, functools.partial(last_rows, self.cache))
+
+    def _around(self, running: Sources) -> Around:
+        return Around(
+            registry=self.registry,
+            sources=running,
+            pipe=self.pipe,
+            make_parser=self._parser,
+            bus=self.bus,
+            clock=self.clock,
+            rng=self.rng,
+            fixed=self.loaded.places,
+        )
 
     async def stop(self) -> None:
         """Stop collecting, bring everything accepted into the store, close. Nothing accepted is lost."""
-        for task in self._tasks:
-            if task.get_name().startswith("app "):
-                task.cancel()
-        await asyncio.gather(*(self._stop_app(app) for app in self.apps))
+        watching = [task for task in self._tasks if task.get_name() == "plugins"]
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+        if self.running is not None:
+            await self.running.stop()
         if "journal" in self._started and self.journal.failed is None:
             await self._drain()
         for task in self._tasks:
@@ -167,12 +197,6 @@ class Tidewire:
         if "journal" in self._started:
             await self.journal.close()
         self._started.clear()
-
-    async def _stop_app(self, app: App) -> None:
-        try:
-            await app.stop()
-        except Exception:
-            _log.exception("source did not stop cleanly", source=app.name)
 
     async def _drain(self) -> None:
         """Store everything, also what parsers and the filler write down while they see the last of it."""
@@ -198,47 +222,24 @@ class Tidewire:
         except TimeoutError:
             _log.warning("not everything was stored in time; the next start continues", frames=self.pipe.in_flight())
 
-    async def _bring_up(self, app: App) -> None:
-        """Initialize and start a source; one that cannot reach its upstream is tried again, the rest runs."""
-        wait_s = RETRY_S
-        while True:
-            try:
-                await app.initialize()
-                break
-            except ConfigError:
-                raise
-            except Exception as error:
-                problem = f"cannot start: {error}"
-                _log.error("source cannot start; trying again", source=app.name, error=str(error), wait_s=wait_s)
-                app.tell(f"collector.{app.name}.error", {"what": "initialize", "error": str(error)})
-            await app.forget(problem)
-            await self.clock.sleep(self.rng.uniform(wait_s / 2, wait_s))
-            wait_s = min(2 * wait_s, RETRY_S_MAX)
-        await app.start()
-        if self.config.gaps.fill:
-            settle_s = seconds(self.config.gaps.settle, "gaps.settle")
-            filler = Filler(app, StoreLedger(self.store, self.pipe.stored), settle_s)
-            self._spawn(f"app {app.name} gaps", filler.run())
-        watch = StreamWatch(app, functools.partial(last_rows, self.cache))
-        self._spawn(f"app {app.name} streams", watch.run())
-        _log.info("source started", source=app.name, collectors=[collector.name for collector in app.list()])
-
     async def _keep_cursors(self) -> None:
         """Write all cursors down once a segment, so that the next start finds them quickly."""
         while True:
             self.cursors.checkpoint(self.journal)
             await self.clock.sleep(CHECKPOINT_S)
 
-    def _spawn(self, name: str, work: Any) -> None:
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._ended)
         self._tasks.append(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or task.exception() is None:
-            return
-        self.failure = task.exception()
-        _log.error("part failed", part=task.get_name(), error=str(self.failure))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._part_failed(task.get_name(), error)
+
+    def _part_failed(self, part: str, error: BaseException) -> None:
+        self.failure = error
+        _log.error("part failed", part=part, error=str(error))
         self.failed.set()
 
     async def _parsers(self) -> dict[str, Parser]:
@@ -249,6 +250,12 @@ class Tidewire:
         book = InstrumentBook()
         await load_instruments(book, self.store)
         return self.registry.parsers(book) | {app.name: app.make_parser(app.config, book) for app in self.apps}
+
+    async def _parser(self, name: str, app: type[App]) -> Parser:
+        """A new parser of one source, as `_parsers` makes it."""
+        book = InstrumentBook()
+        await load_instruments(book, self.store)
+        return parser_of(name, app, book)
 
     def _check_positions(self) -> None:
         """A store ahead of its journal has rows of frames that were lost; going on would number frames twice."""
@@ -288,6 +295,7 @@ class Tidewire:
             health=self.health,
             audit=self.audit,
             refill=self.refill,
+            reload=self.reload,
             quarantine=self.quarantine,
         )
 
@@ -300,6 +308,12 @@ class Tidewire:
         self.bus.offer(notice(FILL_REQUEST, "platform", {"source": source}, self.clock, self.rng))
         return [source] if source is not None else names
 
+    async def reload(self) -> dict[str, Any]:
+        """Look at the plugin directory now; which sources run then, and what did not load."""
+        await self.plugins.reload()
+        problems = [{"file": str(path), "error": error} for path, error in self.plugins.problems.items()]
+        return {"sources": [app.name for app in self.apps], "problems": problems}
+
     def sources(self) -> list[dict[str, Any]]:
         """Status of every source, with the clock skew measured on its feeds and what the breaker says of its rows."""
         skews = self.pipe.processor.skew.seconds
@@ -309,9 +323,13 @@ class Tidewire:
             health = self.health_of(app)
             problems = {"health": health.state, "problems": list(health.problems)}
             found.append({**app.status(), **problems, "clock_skew_seconds": skew})
-        failed = [entry for entry in self.registry.list() if entry.app is None]
-        found += [{"name": entry.name, "health": "failed", "problems": [entry.error]} for entry in failed]
-        return found
+        problems = {str(path): error for path, error in self.plugins.problems.items()}
+        listed = [each for each in self.registry.list() if each.app is None and each.origin not in problems]
+        failed = [(each.name, each.origin, each.error) for each in listed]
+        failed += [(Path(origin).name, origin, error) for origin, error in problems.items()]
+        return found + [
+            {"name": name, "origin": origin, "health": "failed", "problems": [error]} for name, origin, error in failed
+        ]
 
     def health(self) -> Health:
         """Ready when the journal accepts and the pipe runs.

@@ -97,6 +97,14 @@ class Reading:
             raise InputError(f"No platform runs on {self.data_dir}; gaps are filled while one does: `tidewire up`.")
         return (await self._api("/v1/gaps/fill", {}, {"source": source}))["data"]["asked"]
 
+    async def reload(self) -> dict[str, Any]:
+        """Have the running platform look at its plugin directory; which sources run, and what did not load."""
+        if self._running is None:
+            raise InputError(
+                f"No platform runs on {self.data_dir}; what is there is loaded at its start: `tidewire up`."
+            )
+        return (await self._api("/v1/sources/reload", {}, {}))["data"]
+
     async def _api(self, path: str, params: Params, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         """What the running platform answers: to GET, or to POST with a body of JSON."""
         assert self._running is not None

@@ -55,6 +55,11 @@ class Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signal)
 
+    def on_hangup(self, reload: Callable[[], object]) -> None:
+        """Have SIGHUP do this, unless it means that the terminal of this process is gone."""
+        if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
     def _signal(self) -> None:
         if self.asked.is_set():
             # What was accepted is in the journal; the next start continues from there.
@@ -105,6 +110,7 @@ async def supervise(
     stop.install()
     async with running(loaded) as platform:
         spare_the_collector()
+        stop.on_hangup(platform.plugins.hurry)
         if ready is not None:
             ready(platform)
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(event.wait()) for event in (stop.asked, platform.failed)]

@@ -16,6 +16,7 @@ from tidewire.serve.gaps import FillAsk
 from tidewire.serve.params import AUDIT, FRAMES, LATEST, MAX_ROWS, READ, RESAMPLED, SHORT, filters
 from tidewire.serve.problems import CODES, PROBLEM_SCHEMA
 from tidewire.serve.quarantine import Ask
+from tidewire.serve.reload import ReloadAsk
 from tidewire.serve.render import FORMATS
 
 _TIME = "RFC 3339 with zone, a date (midnight UTC), or an integer in ts_unit since 1970."
@@ -112,6 +113,7 @@ def document() -> dict[str, Any]:
     paths["/v1/quarantine/{journal}/{frame}"] = {"get": _case()}
     paths["/v1/quarantine/decide"] = {"post": _decide()}
     paths["/v1/gaps/fill"] = {"post": _refill()}
+    paths["/v1/sources/reload"] = {"post": _reload()}
     paths["/metrics"] = {"get": _plain("metrics", "Metrics in the Prometheus text format.", "text/plain")}
     return {
         "openapi": "3.1.0",
@@ -120,7 +122,7 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": {kind.record.__name__: json_schema(kind) for kind in known.values()}
             | {"Meta": _META, "Problem": PROBLEM_SCHEMA}
-            | msgspec.json.schema_components([Ask, FillAsk], ref_template="#/components/schemas/{name}")[1],
+            | msgspec.json.schema_components([Ask, FillAsk, ReloadAsk], ref_template="#/components/schemas/{name}")[1],
             "responses": {"Problem": _problem()},
         },
     }
@@ -261,6 +263,14 @@ def _refill() -> dict[str, Any]:
     found = _plain("gaps_fill", "Have a source look at its gaps again, also at those it gave up.")
     found["responses"] = {"202": found["responses"]["200"]} | _refusals("400", "404", "413", "415")
     return {**found, "requestBody": _asking(FillAsk)}
+
+
+def _reload() -> dict[str, Any]:
+    found = _plain(
+        "sources_reload", "Look at the plugin directory now: load what is new or changed, unload what is gone."
+    )
+    found["responses"] |= _refusals("400", "413", "415")
+    return {**found, "requestBody": _asking(ReloadAsk)}
 
 
 def _decide() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tidewire.records.record import RecordType
 from tidewire.serve.gaps import Refill
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.quarantine import Desk, NoDesk
+from tidewire.serve.reload import Reload
 from tidewire.store.protocol import Store
 
 
@@ -45,6 +46,10 @@ async def _no_audit(_request: AuditRequest) -> dict[str, Any]:
     return {}
 
 
+async def _no_reload() -> dict[str, Any]:
+    return {"sources": [], "problems": []}
+
+
 def _no_refill(source: str | None) -> list[str]:
     return []
 
@@ -55,7 +60,8 @@ class Platform:
 
     ``resolve`` turns any spelling of a symbol into its canonical id and raises `InstrumentError` or
     `AmbiguousInstrument`. ``sources`` gives the status of each source, ``audit`` the sums of the fates and, if asked
-    for, what differs, ``quarantine`` decides about quarantined rows, ``refill`` has sources look at their gaps again.
+    for, what differs, ``quarantine`` decides about quarantined rows, ``refill`` has sources look at their gaps again,
+    ``reload`` the platform at its plugin directory.
     """
 
     store: Store
@@ -69,6 +75,7 @@ class Platform:
     audit: Callable[[AuditRequest], Awaitable[dict[str, Any]]] = _no_audit
     quarantine: Desk = field(default_factory=NoDesk)
     refill: Refill = _no_refill
+    reload: Reload = _no_reload
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tidewire.serve.gaps import GapRoutes
 from tidewire.serve.params import type_named, understand_audit
 from tidewire.serve.problems import Refused
 from tidewire.serve.quarantine import QuarantineRoutes
+from tidewire.serve.reload import ReloadRoutes
 from tidewire.serve.render import COLUMNAR, choose, render
 from tidewire.serve.service import Answer, Service
 
@@ -41,6 +42,7 @@ class V1:
             endpoint("/v1/backfill", self._backfill),
             endpoint("/v1/audit", self._audit),
             endpoint("/v1/stream", self._not_a_page),
+            *ReloadRoutes(self._platform.reload).routes(),
             *GapRoutes(self._platform.refill).routes(),
             *QuarantineRoutes(self._platform.quarantine).routes(),
             endpoint("/v1/{name}", self._read),

@@ -10,6 +10,7 @@ import pytest
 
 from tidewire.collect import AppRegistry, registry
 from tidewire.errors import ConfigError, PluginError
+from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.binance import BinanceApp
 
 PLUGIN = '''
@@ -146,3 +147,34 @@ def test_no_plugin_directory() -> None:
     found = AppRegistry()
     found.discover(Path("/nowhere"))
     assert "binance" in known(found)
+
+
+def test_reading_beside_what_runs(tmp_path: Path) -> None:
+    text = PLUGIN.format(name="Weather", source="weather", about="Rain.")
+    path = write(tmp_path, "weather.py", text)
+    found = AppRegistry()
+    found.discover(tmp_path)
+    old = found.get("weather")
+    # Of the same size and second: a compiled file would hide it.
+    write(tmp_path, "weather.py", text.replace("Rain.", "Snow."))
+    read = found.read(path)
+    assert found.get("weather") is old, "nothing is registered by reading"
+    assert sys.modules[old.__module__].__dict__["Weather"] is old
+    found.replace(path, read)
+    assert found.get("weather").about == "Snow."
+    write(tmp_path, "weather.py", PLUGIN.format(name="Climate", source="climate", about=""))
+    found.replace(path, found.read(path))
+    assert [entry.name for entry in found.of(path)] == ["climate"]
+    with pytest.raises(ConfigError):
+        found.get("weather")
+    assert not list(tmp_path.glob("__pycache__"))
+
+
+def test_what_was_unloaded_is_still_parsed(tmp_path: Path) -> None:
+    text = PLUGIN.format(name="Weather", source="weather", about="").replace("raise NotImplementedError", "return 1")
+    found = AppRegistry()
+    found.load(write(tmp_path, "weather.py", text))
+    found.unload("weather")
+    assert found.parsers(InstrumentBook()) == {"weather": 1}
+    found.load(write(tmp_path, "weather.py", text.replace("return 1", "return 2")))
+    assert found.parsers(InstrumentBook()) == {"weather": 2}

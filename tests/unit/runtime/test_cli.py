@@ -103,6 +103,35 @@ def test_a_typo_in_the_configuration(
     assert "Traceback" not in done.err
 
 
+def test_files_of_the_plugin_directory_are_checked_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tidewire.yaml").write_text(CONFIG)
+    (tmp_path / "plugins").mkdir()
+    good, bad = tmp_path / "plugins" / "coin.yaml", tmp_path / "plugins" / "usd.yaml"
+    good.write_text("source: {type: market, name: binancecoinm}\n")
+    done = in_process(capsys, "check", "--json")
+    assert (done.code, done.json()["sources"]) == (0, ["binance", "binancecoinm"])
+    bad.write_text("source: {type: market, name: binanceusmd}\n")
+    done = in_process(capsys, "check")
+    assert done.code == 2
+    assert "usd.yaml: source.name: no source 'binanceusmd'. Did you mean 'binanceusdm'?" in done.err
+    done = in_process(capsys, "sources", "--json")
+    listed = {entry["name"]: (entry["about"], entry["status"]) for entry in done.json()["installed"]}
+    assert listed["coin.yaml"] == ("source file of binancecoinm", "not running")
+    assert listed["usd.yaml"][0].startswith("did not load: ")
+    assert listed["usd.yaml"][1] == "failed"
+    bad.unlink()
+    (tmp_path / "plugins" / "broken.py").write_text("def (")
+    done = in_process(capsys, "check")
+    assert done.code == 2
+    assert "broken.py: did not load: SyntaxError" in done.err
+    done = in_process(capsys, "reload")
+    assert done.code == 2
+    assert "what is there is loaded at its start" in done.err
+
+
 def test_what_a_stranger_sees_of_a_typo(tmp_path: Path) -> None:
     (tmp_path / "tidewire.yaml").write_text(CONFIG.replace("listen:", "lisen:"))
     done = tidewire("up", cwd=tmp_path)

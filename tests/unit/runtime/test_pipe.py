@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tidewire.collect import Assembler
+from tidewire.collect import Assembler, Frame, Outcome, Parser
 from tidewire.errors import JournalError
-from tidewire.journal import Journal, Kind
+from tidewire.journal import Journal, Kind, Origin
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument, Trade
 from tidewire.records.record import types
@@ -200,4 +201,81 @@ async def test_a_journal_that_ends_ends_the_pipe_with_its_own_error(tmp_path: Pa
         assert run.task is not None
         with pytest.raises(JournalError):
             await asyncio.wait_for(run.task, 20)
+        await run.stop()
+
+
+class Sum:
+    """Notes which frames it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def parse(self, frames: Sequence[Frame]) -> Outcome:
+        self.follow(frames)
+        return Outcome(control=list(frames))
+
+    def follow(self, frames: Sequence[Frame]) -> None:
+        self.seen += [frame.sequence for frame in frames]
+
+    def state(self) -> bytes:
+        return b""
+
+    def resume(self, state: bytes) -> None:
+        raise AssertionError(state)
+
+
+async def test_a_parser_comes_in_while_it_runs(tmp_path: Path) -> None:
+    """It knows every frame before its first, and misses none."""
+    origin = Origin("late", "stream", "wss://late#1")
+
+    async def feed(journal: Journal, count: int) -> None:
+        for _ in range(count):
+            journal.append(origin, b"x")
+            await asyncio.sleep(0)
+
+    async with opened(tmp_path) as (journal, store):
+        run = Run(journal, store)
+        await run.start()
+        await feed(journal, 200)
+        await journal.drain()
+        await run.drained()
+        feeding = asyncio.create_task(feed(journal, 2_000))
+        made: list[Sum] = []
+
+        async def make() -> Sum:
+            made.append(Sum())
+            return made[-1]
+
+        await run.pipe.try_out("late", Sum())
+        await run.pipe.adopt("late", make)
+        await feeding
+        await journal.drain()
+        await run.drained()
+        books = await audit(store, Accepted(journal.uuid, journal.accepted))
+        await run.stop()
+    assert made[-1].seen == list(range(1, 2_201))
+    assert (books.difference, books.in_flight_frames) == (0, 0)
+    assert books.totals["quarantined"] >= 200, "unreadable before"
+    assert books.totals["quarantined"] + books.totals["control"] == 2_200
+
+
+class Late(Run):
+    """A source comes while its pipe begins for the first time."""
+
+    async def parsers(self) -> Mapping[str, Parser]:
+        if not self.made:
+            await self.pipe.adopt("late", self.never)
+        return await super().parsers()
+
+    async def never(self) -> Parser:
+        raise AssertionError("the next life makes its own")
+
+
+async def test_a_parser_that_comes_while_it_begins_makes_it_begin_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, store):
+        run = Late(journal, store)
+        await run.start()
+        await fill(journal, messages(50), run.now)
+        await run.drained()
+        assert run.made == 4, "two lives"
         await run.stop()

@@ -87,6 +87,24 @@ async def test_while_it_runs_others_ask_it(tmp_path: Path) -> None:
         assert await ended(process) == 0
 
 
+async def test_hangup_has_the_plugin_directory_looked_at(tmp_path: Path) -> None:
+    async with up(tmp_path, store_ms=20) as (process, _):
+        plugins = tmp_path / "plugins"
+        plugins.mkdir()
+        (plugins / "a.yaml").write_text("nonsense")
+        process.send_signal(signal.SIGHUP)
+
+        done = await asyncio.to_thread(tidewire, "reload", cwd=tmp_path)
+        assert done.code == 0
+        assert done.out.startswith("sources: binance\n")
+        assert "a.yaml: expected keys and values, found text" in done.out
+        (plugins / "a.yaml").unlink()
+        done = await asyncio.to_thread(tidewire, "reload", "--json", cwd=tmp_path)
+        assert done.json() == {"sources": ["binance"], "problems": []}
+        process.terminate()
+        assert await ended(process) == 0
+
+
 async def test_the_second_signal_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:
     # A commit is a minute away: without the second signal it would drain for long.
     async with up(tmp_path, store_ms=60_000) as (process, _):
