@@ -31,7 +31,7 @@ from tidewire.collect import SourceConfig
 from tidewire.records.clock import SystemClock
 from tidewire.runtime.config import Config, Listen, Loaded
 from tidewire.runtime.platform import Tidewire
-from tidewire.runtime.supervise import spare_the_collector
+from tidewire.runtime.supervise import seldom_collecting
 from tidewire.sandbox.config import SandboxConfig
 from tidewire.sandbox.server import Sandbox
 
@@ -72,11 +72,11 @@ async def tidewire(urls: dict[str, str], rows: asyncio.Future[int]) -> int:
         config = Config(data_dir="data", clock="upstream", listen=Listen(port=0))
         platform = Tidewire(Loaded(config, [source], Path(folder), "benchmark"))
         await platform.start()
-        spare_the_collector()
-        expected = await rows
-        clock = SystemClock()
-        while (stored := await delivered(platform)) < expected:
-            await clock.sleep(0.05)
+        with seldom_collecting():
+            expected = await rows
+            clock = SystemClock()
+            while (stored := await delivered(platform)) < expected:
+                await clock.sleep(0.05)
         await platform.stop()
         return stored
 

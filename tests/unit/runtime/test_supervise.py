@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tidewire.journal import JournalReader
-from tidewire.runtime.supervise import RUN_FILE, Running, found_running
+from tidewire.runtime.supervise import GARBAGE_OBJECTS, RUN_FILE, Running, found_running, seldom_collecting
 from tidewire.sandbox.config import SandboxConfig
 from tidewire.sandbox.server import Sandbox
 from unit.collect.kit import until
@@ -134,3 +135,12 @@ def test_what_is_left_of_a_platform_that_was_killed(tmp_path: Path) -> None:
     assert found_running(tmp_path) is None
     (tmp_path / RUN_FILE).write_text(f'{{"pid": {os.getpid()}, "url": "http://127.0.0.1:1"}}')
     assert found_running(tmp_path) == Running(os.getpid(), "http://127.0.0.1:1")
+
+
+def test_what_runs_is_seldom_searched_for_cycles_and_the_end_is_as_the_beginning():
+    before = gc.get_threshold(), gc.get_freeze_count()
+    with pytest.raises(KeyError), seldom_collecting():
+        assert gc.get_threshold()[0] == GARBAGE_OBJECTS
+        assert gc.get_freeze_count() > before[1]
+        raise KeyError
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before[0], 0)
