@@ -129,7 +129,7 @@ class Harbour(App):
     def expects(self) -> Sequence[Expected]:
         """Every stream that was asked for."""
         return [
-            Expected(name, canonical(symbol, wire.VENUE), None, each.silence_s)
+            Expected(name, canonical(symbol, wire.VENUE), each.series, each.silence_s)
             for name, each in self._streams.items()
             for symbol in each.symbols
         ]
@@ -160,6 +160,11 @@ class Harbour(App):
         if self._pool is None or self._pool.connected or known.state not in ("ok", "degraded"):
             return known
         return Health("degraded", (*known.problems, f"feed: {self._pool.last_error or 'not connected'}"))
+
+    @property
+    def last_frame_ns(self) -> int | None:
+        """When the feed brought something last."""
+        return self._pool.last_frame_ns if self._pool is not None else None
 
     async def ask(
         self, path: str, params: Mapping[str, str], into: type[T], *, background: bool = False
@@ -237,6 +242,7 @@ class StreamCollector(Collector):
     def __init__(self, name: str, app: Harbour, config: Streamed | OrderBooks, symbols: list[str]) -> None:
         super().__init__(name, app)
         self.symbols = symbols
+        self.series = str(config.depth) if isinstance(config, OrderBooks) else None
         self.silence_s = seconds(config.silence, f"collectors.{name}.silence")
 
 
@@ -247,10 +253,12 @@ class BookCollector(StreamCollector):
         super().__init__(name, app, config, symbols)
         self._harbour = app
         self._interval_s = seconds(config.update_interval, "collectors.order_book.update_interval")
+        self._told_ns: int | None = None
         self._settings = BookSettings(config.depth, round(self._interval_s * 1_000), config.deltas)
 
     async def initialize(self) -> None:
-        """Listen to the parser."""
+        """Listen to the parser; tell it that time went on where nothing else does."""
+        self.add_timer("time", Every(self._interval_s), self._pass_time)
         self._harbour.on_event(f"control.{SNAPSHOT}", self._snapshot)
 
     async def start(self) -> None:
@@ -258,8 +266,17 @@ class BookCollector(StreamCollector):
         self._harbour.note(self.name, settings_note(self._settings))
         await super().start()
 
+    async def _pass_time(self) -> None:
+        """Once for each silence: a book that changed last before it becomes a row too."""
+        last_ns = self._harbour.last_frame_ns
+        quiet = last_ns is not None and self._harbour.context.clock.wall_ns() - last_ns >= self._interval_s * 1e9
+        if quiet and last_ns != self._told_ns:
+            self._told_ns = last_ns
+            self._harbour.note(self.name, time_note())
+
     async def _snapshot(self, event: Any) -> None:
-        print("ASK", event)
+        if event.source != self._harbour.name:  # parsers of other sources ask by the same name
+            return
         symbol = event.facts["symbol"]
         try:
             reply, _ = await self._harbour.ask("book", {"symbol": symbol}, list[wire.Book])
@@ -292,9 +309,10 @@ class FeedCollector(Collector):
 
     async def _ping(self) -> None:
         self._dialect.ping()
+        if self._pool.last_frame_ns is not None:
+            self.heard(self._pool.last_frame_ns)
 
     async def _refused(self, event: Any) -> None:
-        print("REFUSED", event)
         facts = event.facts
         self.report(TerminalError(f"{facts['stream']}: Harbour says {facts['code']}: {facts['said']}"), "subscribe")
 

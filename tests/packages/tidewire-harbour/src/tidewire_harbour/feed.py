@@ -15,13 +15,15 @@ PING_S = 10.0
 # 5 texts a second are allowed, 300 connections in 5 minutes; some of both is left to others at this address.
 WS = WsConfig(name="harbour", messages_per_second=4.0, silence_s=30.0)
 CONNECTS = Limits(requests_per_second=0.5, burst=100)
+# One message asks for all channels, so old and new need not run side by side for long.
+OVERLAP_S = 2.0
 # The beginning of the message that says the connection will be closed.
 FAREWELL = b'{"event":"notice","code":"2010"'
 
 
 def pool_config(streams_max: int, age_s: float) -> PoolConfig:
     """What Harbour allows."""
-    return PoolConfig(min(streams_max, CHANNELS_MAX), age_s, farewells=(FAREWELL,), connects=CONNECTS)
+    return PoolConfig(min(streams_max, CHANNELS_MAX), age_s, farewells=(FAREWELL,), connects=CONNECTS, overlap_s=OVERLAP_S)
 
 
 class HarbourDialect:
