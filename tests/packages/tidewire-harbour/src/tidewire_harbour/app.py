@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ from tidewire.collect import (
     unreadable,
 )
 from tidewire.errors import ConfigError, TerminalError
+from tidewire.records.event import Event
 from tidewire.records.instrument import InstrumentBook, canonical
 from tidewire_harbour import wire
 from tidewire_harbour.config import Instruments, OrderBooks, Streamed, collectors
@@ -43,7 +45,7 @@ BASE_URL = "http://127.0.0.1:8701"
 REQUESTS_PER_SECOND = 5.0
 REQUESTS_AT_ONCE = 8
 PAGE = 500
-# Channel and record type of a streaming collector.
+# Record type, which is the collector's name too, and channel.
 CHANNELS = {"trade": "trades", "quote": "bbo", "order_book": "book"}
 
 
@@ -53,7 +55,7 @@ T = TypeVar("T")
 class Harbour(App):
     """Found by its ``name``."""
 
-    name = "harbour"
+    name = wire.SOURCE
     about = "Harbour, the exchange of the sandbox: instruments, trades, quotes, order books."
 
     def __init__(self, config: SourceConfig, context: Context) -> None:
@@ -86,13 +88,16 @@ class Harbour(App):
         listed = InstrumentCollector(self, wanted.instrument)
         self.register(listed)
         await listed.load()
-        self._natives = {name: native for native, name in self.context.instruments.natives(wire.VENUE).items()}
+        natives = self.context.instruments.natives(wire.VENUE)
+        self._natives = {instrument: native for native, instrument in natives.items()}
         self._streams = {}
         for name, section in (("trade", wanted.trade), ("quote", wanted.quote), ("order_book", wanted.order_book)):
             if section is None or not section.enabled:
                 continue
             kind = BookCollector if isinstance(section, OrderBooks) else StreamCollector
-            self._streams[name] = kind(name, self, section, self._symbols(section.symbols, f"collectors.{name}.symbols"))
+            self._streams[name] = kind(
+                name, self, section, self._symbols(section.symbols, f"collectors.{name}.symbols")
+            )
             self.register(self._streams[name])
         if self._streams:
             self._pool = self._make_pool()
@@ -129,7 +134,7 @@ class Harbour(App):
     def expects(self) -> Sequence[Expected]:
         """Every stream that was asked for."""
         return [
-            Expected(name, canonical(symbol, wire.VENUE), each.series, each.silence_s)
+            Expected(name, canonical(symbol, wire.VENUE), None, each.silence_s)
             for name, each in self._streams.items()
             for symbol in each.symbols
         ]
@@ -144,9 +149,9 @@ class Harbour(App):
         _, books = await self.ask("book", {"symbol": symbol, "depth": "1"}, list[wire.Book], background=True)
         if last is None or expected.type != "quote":
             return bool(books) and (last is None or books[0].seq > last["sequence"])
-        top = [*books[0].bids[:1], *books[0].asks[:1]] if books else []
+        top = [level for book in books for level in (*book.bids, *book.asks)]
         known = [(last["bid_price"], last["bid_size"]), (last["ask_price"], last["ask_size"])]
-        return [(_number(price), _number(size)) for price, size in top] != [(_number(p), _number(s)) for p, s in known]
+        return [(Decimal(price), Decimal(size)) for price, size in top] != known
 
     def reconnect(self, reason: str, silent: Sequence[Expected] = ()) -> None:
         """Make the connections of silent streams anew."""
@@ -242,7 +247,6 @@ class StreamCollector(Collector):
     def __init__(self, name: str, app: Harbour, config: Streamed | OrderBooks, symbols: list[str]) -> None:
         super().__init__(name, app)
         self.symbols = symbols
-        self.series = str(config.depth) if isinstance(config, OrderBooks) else None
         self.silence_s = seconds(config.silence, f"collectors.{name}.silence")
 
 
@@ -274,10 +278,10 @@ class BookCollector(StreamCollector):
             self._told_ns = last_ns
             self._harbour.note(self.name, time_note())
 
-    async def _snapshot(self, event: Any) -> None:
-        if event.source != self._harbour.name:  # parsers of other sources ask by the same name
-            return
+    async def _snapshot(self, event: Event) -> None:
         symbol = event.facts["symbol"]
+        if event.facts.get("source") != self._harbour.name or symbol not in self.symbols:
+            return  # parsers of other sources ask by the same name
         try:
             reply, _ = await self._harbour.ask("book", {"symbol": symbol}, list[wire.Book])
             await self.keep(reply)
@@ -312,7 +316,7 @@ class FeedCollector(Collector):
         if self._pool.last_frame_ns is not None:
             self.heard(self._pool.last_frame_ns)
 
-    async def _refused(self, event: Any) -> None:
+    async def _refused(self, event: Event) -> None:
         facts = event.facts
         self.report(TerminalError(f"{facts['stream']}: Harbour says {facts['code']}: {facts['said']}"), "subscribe")
 
@@ -321,7 +325,3 @@ def _carried(streams: Sequence[str]) -> list[Carried]:
     """Trades are numbered and updates of books name the one before; what a break cost of ``bbo`` nothing shows."""
     pairs = (each.partition("@") for each in streams)
     return [Carried("quote", canonical(symbol, wire.VENUE)) for symbol, _, channel in pairs if channel == "bbo"]
-
-
-def _number(text: object) -> str:
-    return str(text)

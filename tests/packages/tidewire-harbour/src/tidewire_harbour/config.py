@@ -53,7 +53,9 @@ def collectors(config: SourceConfig) -> Collectors:
             raise ConfigError(f"collectors.{name}.silence: {each.silence}; at least 10s.")
     if books := found.order_book:
         if not 1 <= books.depth <= 50:
-            raise ConfigError(f"collectors.order_book.depth: {books.depth}; Harbour's books have 1 to 50 levels a side.")
+            raise ConfigError(
+                f"collectors.order_book.depth: {books.depth}; Harbour's books have 1 to 50 levels a side."
+            )
         if seconds(books.update_interval, "collectors.order_book.update_interval") < 0.1:
             raise ConfigError(f"collectors.order_book.update_interval: {books.update_interval}; at least 100ms.")
     return found

@@ -23,7 +23,9 @@ FAREWELL = b'{"event":"notice","code":"2010"'
 
 def pool_config(streams_max: int, age_s: float) -> PoolConfig:
     """What Harbour allows."""
-    return PoolConfig(min(streams_max, CHANNELS_MAX), age_s, farewells=(FAREWELL,), connects=CONNECTS, overlap_s=OVERLAP_S)
+    return PoolConfig(
+        min(streams_max, CHANNELS_MAX), age_s, farewells=(FAREWELL,), connects=CONNECTS, overlap_s=OVERLAP_S
+    )
 
 
 class HarbourDialect:
@@ -48,6 +50,8 @@ class HarbourDialect:
             client.send_text(wire.PING)
 
     def _send(self, client: WsClient, op: str, streams: Sequence[str]) -> None:
-        args = [{"channel": channel, "symbol": symbol} for symbol, _, channel in (each.partition("@") for each in streams)]
+        args = [
+            {"channel": channel, "symbol": symbol} for symbol, _, channel in (each.partition("@") for each in streams)
+        ]
         if args:
             client.send_text(msgspec.json.encode({"op": op, "args": args}).decode())

@@ -30,6 +30,7 @@ class HarbourParser:
     """Rows of instruments, trades and quotes, and through `Books` of order books."""
 
     def __init__(self) -> None:
+        # Ids have holes, and each update names the one before it: the rule of Harbour's book, step 3.
         self._books = Books(ByPrevious())
 
     def parse(self, frames: Sequence[Frame]) -> Outcome:
@@ -48,7 +49,7 @@ class HarbourParser:
                 rows.setdefault((made.type.name, made.past), _Rows(made.type, made.past)).extend(made)
         outcome.parsed.extend(each.parsed() for each in rows.values())
         outcome.parsed.extend(self._books.take(_instrument))
-        outcome.asks.extend(Ask(SNAPSHOT, {"symbol": symbol}) for symbol in self._books.asks())
+        outcome.asks.extend(Ask(SNAPSHOT, {"source": wire.SOURCE, "symbol": symbol}) for symbol in self._books.asks())
         return outcome
 
     def follow(self, frames: Sequence[Frame]) -> None:

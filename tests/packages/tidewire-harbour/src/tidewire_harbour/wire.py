@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+SOURCE = "harbour"
 VENUE = "HARBOUR"
 PING = "ping"
 PONG = b"pong"
