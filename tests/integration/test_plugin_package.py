@@ -136,7 +136,7 @@ async def _plugged(directory: Path) -> Plugged:
     try:
         product = Product(environment, file := configured(directory, sandbox.url))
         listed = json.loads(await product.run("sources", "--json"))
-        run = Plugged(listed if isinstance(listed, list) else listed["sources"])
+        run = Plugged(listed["installed"])
         run.checked = await product.run("check", str(file))
         async with product.up(signal.SIGKILL) as client:
             await until(lambda: _all_served(client), "rows of every type", poll_s=0.1)

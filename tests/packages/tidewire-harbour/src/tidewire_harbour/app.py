@@ -94,10 +94,11 @@ class Harbour(App):
         for name, section in (("trade", wanted.trade), ("quote", wanted.quote), ("order_book", wanted.order_book)):
             if section is None or not section.enabled:
                 continue
-            kind = BookCollector if isinstance(section, OrderBooks) else StreamCollector
-            self._streams[name] = kind(
-                name, self, section, self._symbols(section.symbols, f"collectors.{name}.symbols")
-            )
+            symbols = self._symbols(section.symbols, f"collectors.{name}.symbols")
+            if isinstance(section, OrderBooks):
+                self._streams[name] = BookCollector(name, self, section, symbols)
+            else:
+                self._streams[name] = StreamCollector(name, self, section, symbols)
             self.register(self._streams[name])
         if self._streams:
             self._pool = self._make_pool()
