@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import polars as pl
 import pytest
 
 from integration.kit import DEADLINE_S, Api, Rows, all_gaps, open_holes, same_rows, tables, until
+from tidewire.journal import Frame, Kind, Origin
 from tidewire.sandbox.config import Faults, SandboxConfig
 from tidewire.sandbox.server import Sandbox
 
@@ -325,6 +327,31 @@ def test_the_books_add_up_and_nothing_was_unreadable(plugged: Plugged) -> None:
 
 def test_replay_comes_to_the_same(plugged: Plugged) -> None:
     same_rows(plugged.tables, plugged.replayed, "replay")
+
+
+def test_what_the_parser_cannot_read_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PACKAGE / "src")
+    parser = importlib.import_module("tidewire_harbour.parser").HarbourParser()
+    feed, origin = "ws://x/harbour/ws#1", "GET http://x/harbour/trades?symbol=XRP-USD"
+    said = [
+        (feed, b"pong"),
+        (feed, b'{"event":"error","code":"2004","msg":"no","arg":{"channel":"bbo","symbol":"XRP-USD"}}'),
+        (origin, b'{"code":"1003","msg":"There is no symbol XRP-USD.","data":[]}'),
+        (feed, b"pon"),
+        (feed, b'{"arg":{"channel":"kline","symbol":"BTC-USD"},"data":[{}]}'),
+        (feed, b'{"arg":{"channel":"trades","symbol":"BTC-USD"},"data":[{"id":1}]}'),
+        (origin, b'{"code":"0","data":[{"symbol":"B-U","id":"x","price":"1","size":"1","side":"buy","ts":"1"}]}'),
+    ]
+    frames = [
+        Frame(place, 0, 0, Kind.DATA, Origin("harbour", "stream", request), b"", payload)
+        for place, (request, payload) in enumerate(said)
+    ]
+    outcome = parser.parse(frames)
+    assert [frame.sequence for frame in outcome.control] == [0, 1, 2]
+    assert [frame.sequence for frame, _ in outcome.unreadable] == [3, 4, 5, 6]
+    assert outcome.parsed == []
+    (ask,) = outcome.asks
+    assert (ask.what, ask.facts["stream"], ask.facts["code"]) == ("harbour.refused", "XRP-USD@bbo", "2004")
 
 
 def _imported(module: Path) -> Sequence[str]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tidewire.collect import NOTE, Ask, Books, BookUpdate, ByPrevious, Frame, Outcome, Parsed, unreadable
+from tidewire.errors import InputError
 from tidewire.records import RecordType
 from tidewire.records import market as records
 from tidewire.records.instrument import canonical, uid
@@ -42,7 +43,7 @@ class HarbourParser:
             self._books.pass_time(frame)
             try:
                 made = self._frame(frame, outcome)
-            except (ValueError, LookupError) as error:
+            except (msgspec.MsgspecError, InputError, ValueError) as error:
                 outcome.unreadable.append((frame, str(error)))
                 continue
             if made is not None:
