@@ -98,7 +98,7 @@ class Books:
         self._entries: dict[str, _Entry] = {}
         self._settings = BookSettings()
         self.due_ns = NEVER
-        """Any frame received at or after this goes to `pass_time` before it is looked at."""
+        """The next point of the grid, as far as a book changed: `pass_time` does nothing with a frame before it."""
         self._asks: dict[str, None] = {}
         self._start()
 
@@ -121,7 +121,12 @@ class Books:
                     self._tell_invalid(frame, symbol, entry)
 
     def pass_time(self, frame: Frame) -> None:
-        """Let time go on to that of the frame: what changed before a point of the grid becomes rows."""
+        """Let time go on to that of the frame, of every frame before it is looked at, and make rows where they are due.
+
+        What changed before a point of the grid becomes rows with the first frame after it.
+        """
+        if frame.wall_ns < self.due_ns:
+            return
         self.due_ns = NEVER
         for symbol, entry in self._entries.items():
             if entry.changed and entry.sync.sure:

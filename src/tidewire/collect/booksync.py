@@ -120,6 +120,8 @@ class BookSync:
             return Step.WAITING
         rule = self._rule
         if rule.repeats(self.last, update):
+            if update.prev == update.last == self.last and not self.waiting:
+                self.sure = True  # the venue says of a quiet book that it is where ours is
             return Step.REPEATED
         if self._continues(update):
             self._apply(update)

@@ -121,6 +121,9 @@ def _row(gap: OpenGap) -> dict[str, object]:
 
 
 def last_rows(cache: LatestCache, kind: str) -> dict[tuple[str, str | None], dict[str, Any]]:
-    """The last row of each stream of a type by instrument and interval, times as UTC microseconds."""
-    rows = cache.get(types()[kind]).with_columns(pl.col(pl.Datetime).to_physical())
+    """The last row of each stream of a type by instrument and interval, times as UTC microseconds.
+
+    Of order books, which may be stored in several depths, it is the one that came last.
+    """
+    rows = cache.get(types()[kind]).sort("ingested_at").with_columns(pl.col(pl.Datetime).to_physical())
     return {(row["instrument"], row.get("interval")): row for row in rows.iter_rows(named=True)}

@@ -136,6 +136,18 @@ def test_futures_ids_that_count_on_do_not_make_up_for_a_wrong_previous_one() -> 
     assert sync.update(update(106, 109, 104), 0) is Step.HELD
 
 
+def test_a_quiet_update_says_that_nothing_was_missed() -> None:
+    sync = BookSync(ByPrevious())
+    sync.snapshot(100, [], [])
+    for last, prev, sure in ((99, 99, False), (100, 90, False), (100, 100, True)):
+        sync.sure = False
+        assert sync.update(update(last, last, prev), 0) is Step.REPEATED
+        assert sync.sure is sure, (last, prev)
+    assert sync.update(update(103, 105, 102), 0) is Step.HELD
+    assert sync.update(update(100, 100, 100), 0) is Step.REPEATED
+    assert not sync.sure, "one that came later is known, and does not continue the book"
+
+
 @settings(max_examples=60)
 @given(venues(), st.data())
 def test_a_resumed_book_goes_on_as_the_other(venue: Venue, data: st.DataObject) -> None:

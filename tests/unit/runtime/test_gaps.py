@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conformance.store_kit import Feed
 from tidewire.collect import OpenGap, control
 from tidewire.collect.control import GapTold
 from tidewire.journal import Kind
 from tidewire.process.series import Hole
-from tidewire.records.market import Trade
+from tidewire.records.market import OrderBook, Trade
 from tidewire.runtime import gaps
 from tidewire.runtime.gaps import StoreLedger, last_rows, missing_of, stored_of
 from tidewire.store.cache import LatestCache
@@ -73,6 +74,15 @@ async def test_a_gap_told_by_a_frame_is_found_and_given_up_ones_on_request(tmp_p
         assert await ledger.open_gaps("binance", given_up=True) == [OpenGap("binance", told)]
         assert await ledger.missing(OpenGap("binance", told)) is None, "no number tells which quotes are missing"
         await run.stop()
+
+
+def test_the_last_row_of_a_book_is_the_one_that_came_last() -> None:
+    cache, feed = LatestCache(), Feed()
+    levels = {"bid_prices": ["1"], "bid_sizes": ["1"], "ask_prices": ["2"], "ask_sizes": ["1"]}
+    for number, depth in enumerate((20, 1_000, 20, 1_000, 20), start=1):
+        row = {"instrument": BTC, "frame": number, "sequence": number, "depth": depth, "valid": True, **levels}
+        cache.update(feed.batch(OrderBook.type, [row]))
+        assert last_rows(cache, "order_book")[BTC, None]["sequence"] == number
 
 
 async def test_the_last_row_of_each_stream(tmp_path: Path) -> None:
