@@ -401,7 +401,9 @@ def test_files_are_checked_without_running(tmp_path: Path) -> None:
     assert "did not load" in found["d.yaml"][1]
 
 
-async def test_what_ran_before_goes_on_when_its_app_cannot_be_made(tmp_path: Path) -> None:
+async def test_what_ran_before_goes_on_when_its_app_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with trial(tmp_path) as here:
         here.code("toys")
         here.source("a.yaml", "toys")
@@ -411,6 +413,6 @@ async def test_what_ran_before_goes_on_when_its_app_cannot_be_made(tmp_path: Pat
             raise ConfigError("not today")
 
         here.source("a.yaml", "toys", 2)
-        here.sources.make = refuse  # type: ignore[method-assign]
+        monkeypatch.setattr(here.sources, "make", refuse)
         assert (await here.look())["a.yaml"].endswith("not today The version before goes on.")
         assert here.running() == {"toys": ("", 1)}
