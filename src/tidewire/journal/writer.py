@@ -71,7 +71,8 @@ class SegmentWriter:
                 continue
             known = len(out)
             room -= encode(frame, out)
-            if room < 0 and not (fresh and self._descriptor is not None):
+            # A byte of the reserved tail is always left: only a clean end has none.
+            if room <= 0 and not (fresh and self._descriptor is not None):
                 own = out[known:]
                 self._flush(out[:known], frame.sequence - 1)
                 self._begin(frame)
