@@ -308,7 +308,7 @@ def breaks_not_told() -> None:
     def mark(_self: Any, _lost: Any, _streams: Any, _wall_ns: int) -> None:
         """Write nothing."""
 
-    Feed.mark = mark  # type: ignore[method-assign]
+    Feed.mark = mark  # type: ignore[method-assign] - replacing the method is the mutation
 
 
 def holes_not_told() -> None:

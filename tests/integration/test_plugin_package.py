@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,14 @@ async def _plugged(directory: Path) -> Plugged:
         await sandbox.stop()
 
 
+async def _with_drops(sandbox: Sandbox, channel: str, least: int) -> None:
+    sandbox.faults = Faults(drop=0.15, only=(channel,))
+    await until(lambda: _count(sandbox, channel, "dropped") >= least, f"dropped of {channel}")
+
+
 async def _with_faults(sandbox: Sandbox) -> None:
-    for channel, dropped in (("@trades", 5), ("@book", 3)):
-        sandbox.faults = Faults(drop=0.15, only=(channel,))
-        await until(lambda: _count(sandbox, channel, "dropped") >= dropped, f"dropped of {channel}")  # noqa: B023
+    await _with_drops(sandbox, "@trades", 5)
+    await _with_drops(sandbox, "@book", 3)
     sandbox.faults = Faults(duplicate=0.2, reorder=0.2)
     await until(lambda: _count(sandbox, "@book", "duplicated") >= 3, "repeated updates")
     sandbox.faults = Faults()
@@ -271,9 +276,10 @@ def test_every_trade_is_stored_as_harbour_has_it(plugged: Plugged) -> None:
         assert stored == list(range(stored[0], entry["last_id"] + 1)), "ids are consecutive up to the last one sent"
         assert stored[0] <= entry["first_id"], "and from the first one told"
         assert set(entry["dropped_ids"]) <= set(stored), "what was dropped came by REST"
-        own = [[each["id"], float(each["price"]), float(each["size"]), each["side"]] for each in plugged.trades[symbol]]
-        mine = rows.select("trade_id", pl.col("price", "size").cast(float), "side").rows()
-        assert [list(row) for row in mine] == own
+        own = [
+            (each["id"], Decimal(each["price"]), Decimal(each["size"]), each["side"]) for each in plugged.trades[symbol]
+        ]
+        assert rows.select("trade_id", "price", "size", "side").rows() == own
 
 
 def test_what_was_dropped_is_a_gap_and_filled(plugged: Plugged) -> None:

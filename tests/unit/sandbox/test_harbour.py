@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from decimal import Decimal
 
 import msgspec
 import picows
@@ -57,8 +58,8 @@ def replayed(messages):
                 else:
                     levels[price] = size
     return {
-        "bids": [list(level) for level in sorted(sides["bids"].items(), key=lambda one: -float(one[0]))],
-        "asks": [list(level) for level in sorted(sides["asks"].items(), key=lambda one: float(one[0]))],
+        "bids": [list(level) for level in sorted(sides["bids"].items(), key=lambda one: -Decimal(one[0]))],
+        "asks": [list(level) for level in sorted(sides["asks"].items(), key=lambda one: Decimal(one[0]))],
         "seq": seq,
     }
 
@@ -155,7 +156,7 @@ async def test_each_channel_is_acknowledged_before_its_data(local):
         assert acknowledged < next(at for at, m in enumerate(said) if "event" not in m and m["arg"] == arg)
     quote = data(listener, "bbo")[0]["data"][0]
     assert list(quote) == ["bid", "bidSize", "ask", "askSize", "seq", "ts"]
-    assert float(quote["bid"]) < float(quote["ask"])
+    assert Decimal(quote["bid"]) < Decimal(quote["ask"])
     assert place.sandbox.status("harbour")["subscriptions"] == dict.fromkeys(ALL, 1)
 
 

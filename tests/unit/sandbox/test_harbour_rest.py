@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from tidewire.records.clock import ManualClock
@@ -52,7 +54,7 @@ async def test_trades_are_pages_by_id(local):
 async def test_prices_and_sizes_are_of_whole_ticks_and_lots(local):
     place = await local(rate=1_000.0, **HARBOUR)
     for row in await ask(place, "instruments"):
-        tick, lot = float(row["tickSize"]), float(row["lotSize"])
+        tick, lot = Decimal(row["tickSize"]), Decimal(row["lotSize"])
         (book,) = await ask(place, "book", symbol=row["symbol"], depth=5)
         assert list(book) == ["symbol", "bids", "asks", "seq", "ts"]
         assert isinstance(book["seq"], int)
@@ -60,8 +62,8 @@ async def test_prices_and_sizes_are_of_whole_ticks_and_lots(local):
         assert len(levels) == 10
         trades = await ask(place, "trades", symbol=row["symbol"])
         for price, size in levels + [[trade["price"], trade["size"]] for trade in trades]:
-            assert float(price) / tick == pytest.approx(round(float(price) / tick), abs=1e-6)
-            assert float(size) / lot == pytest.approx(round(float(size) / lot), abs=1e-6)
+            assert Decimal(price) % tick == 0
+            assert Decimal(size) % lot == 0
 
 
 @pytest.mark.parametrize(
