@@ -34,10 +34,11 @@ from tidewire.journal.manifest import (
     part_name,
 )
 from tidewire.journal.objects import Objects
-from tidewire.journal.pieces import BLOCK_BYTES, Piece, cut, merge
+from tidewire.journal.pieces import BLOCK_BYTES, Piece, Run, cut, merge, runs
 from tidewire.journal.segment import HEADER_BYTES, Header
 
-LEVEL = 6
+LEVEL = 1
+"""Of zstd. Level 6 makes messages of exchanges smaller by 4 to 10 % for five times the processor time."""
 DAY_NS = 86_400_000_000_000
 
 _log = telemetry.log("journal")
@@ -71,12 +72,12 @@ class _Draft:
     frames: int = 0
     raw_bytes: int = 0
 
-    def add(self, piece: Piece) -> None:
-        """Add the next encoded frame of this source."""
-        self.packed.append(self.packer.compress(piece.data))
-        self.frames += not piece.more
-        self.raw_bytes += len(piece.data)
-        self.last, self.last_wall_ns = piece.sequence, piece.wall_ns
+    def add(self, run: Run) -> None:
+        """Add the next encoded frames of this source."""
+        self.packed.append(self.packer.compress(run.data))
+        self.frames += run.frames
+        self.raw_bytes += len(run.data)
+        self.last, self.last_wall_ns = run.last, run.last_wall_ns
 
     def finish(self, header: Header) -> tuple[Part, bytes]:
         """The part and the bytes of its object."""
@@ -117,14 +118,14 @@ def split(segment: SegmentInfo) -> Split:
         head = file.read(HEADER_BYTES)
         digest.update(head)
         header = Header.decode(head, segment.path)
-        for piece in cut(_hashed(iter(lambda: file.read(BLOCK_BYTES), b""), digest.update), str(segment.path)):
-            if piece.sequence not in (last, last + 1):
+        for run in runs(_hashed(iter(lambda: file.read(BLOCK_BYTES), b""), digest.update), str(segment.path)):
+            if run.first not in (last, last + 1):
                 raise JournalCorrupt(f"{segment.path}: frame {last + 1} is missing. Restore the segment from a copy.")
-            last, last_wall = piece.sequence, piece.wall_ns
-            draft = drafts.get((piece.source, piece.acts))
+            last, last_wall = run.last, run.last_wall_ns
+            draft = drafts.get((run.source, run.acts))
             if draft is None:
-                draft = drafts[piece.source, piece.acts] = _draft(piece, header)
-            draft.add(piece)
+                draft = drafts[run.source, run.acts] = _draft(run, header)
+            draft.add(run)
         size = file.tell()
     if last != segment.last:
         raise JournalCorrupt(
@@ -151,11 +152,11 @@ def _hashed(blocks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterato
         yield block
 
 
-def _draft(piece: Piece, header: Header) -> _Draft:
-    source, sort = piece.source.decode(), "acts" if piece.acts else "data"
+def _draft(run: Run, header: Header) -> _Draft:
+    source, sort = run.source.decode(), "acts" if run.acts else "data"
     packer = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compressobj()
     packed = [packer.compress(part_header(header, source, sort))]
-    return _Draft(source, sort, packer, packed, piece.sequence, piece.wall_ns)
+    return _Draft(source, sort, packer, packed, run.first, run.first_wall_ns)
 
 
 def open_part(objects: Objects, part: Part) -> Iterator[Piece]:

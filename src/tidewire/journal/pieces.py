@@ -31,11 +31,58 @@ class Piece(NamedTuple):
     """Whether another chunk of this frame follows."""
 
 
+class Run(NamedTuple):
+    """Encoded frames of one source that stand one behind the other: their bytes, and what their headers say."""
+
+    first: int
+    first_wall_ns: int
+    last: int
+    last_wall_ns: int
+    frames: int
+    """How many end here: a frame in chunks is counted with its last one."""
+    data: bytes
+    source: bytes
+    acts: bool
+
+
 def cut(blocks: Iterable[bytes], where: str) -> Iterator[Piece]:
     """The encoded frames in a stream of bytes, each checked; `JournalCorrupt` for anything else."""
+    for buffer, heads in _checked(blocks, where):
+        for at, end, sequence, wall, source, acts, more in heads:
+            yield Piece(sequence, wall, buffer[at:end], source, acts, more)
+
+
+def runs(blocks: Iterable[bytes], where: str) -> Iterator[Run]:
+    """The same frames, those of a source that follow each other together: much cheaper where sources are few.
+
+    A run ends with the source, with a sequence that is left out, and with the block that was read.
+    """
+    for buffer, heads in _checked(blocks, where):
+        begin, place, frames = 0, 0, 0
+        first = last = first_wall = last_wall = 0
+        named, acting = b"", False
+        for at, end, sequence, wall, source, acts, more in heads:
+            if place == begin or source != named or acts != acting or not last <= sequence <= last + 1:
+                if place > begin:
+                    yield Run(first, first_wall, last, last_wall, frames, buffer[begin:place], named, acting)
+                begin, frames, first, first_wall, named, acting = at, 0, sequence, wall, source, acts
+            frames += not more
+            place, last, last_wall = end, sequence, wall
+        if place > begin:
+            yield Run(first, first_wall, last, last_wall, frames, buffer[begin:place], named, acting)
+
+
+_Head = tuple[int, int, int, int, bytes, bool, bool]
+"""Where an encoded frame begins and ends; its sequence, receive time, source, and as `Piece` has them acts and more."""
+
+
+def _checked(blocks: Iterable[bytes], where: str) -> Iterator[tuple[bytes, list[_Head]]]:
+    """Buffers of whole frames, and the head of each frame after its checksum was compared."""
     rest, passed = b"", 0
     for block in blocks:
         buffer = rest + block if rest else block
+        heads: list[_Head] = []
+        view = memoryview(buffer)
         at, size = 0, len(buffer)
         while at + FRAME_BYTES <= size:
             length, checksum, sequence, wall, _, kind, flags, _, _, source = _HEAD.unpack_from(buffer, at)
@@ -44,12 +91,12 @@ def cut(blocks: Iterable[bytes], where: str) -> Iterator[Piece]:
                 raise _damaged(where, passed + at)
             if end > size:
                 break
-            data = buffer[at:end]
-            if xxh3_64_intdigest(memoryview(data)[12:]) != checksum:
+            if xxh3_64_intdigest(view[at + 12 : end]) != checksum:
                 raise _damaged(where, passed + at)
-            named = data[FRAME_BYTES : FRAME_BYTES + source]
-            yield Piece(sequence, wall, data, named, kind != Kind.DATA, bool(flags))
+            begin = at + FRAME_BYTES
+            heads.append((at, end, sequence, wall, buffer[begin : begin + source], kind != Kind.DATA, bool(flags)))
             at = end
+        yield buffer, heads
         rest = buffer[at:]
         passed += at
     if rest:
