@@ -38,6 +38,8 @@ SCENARIOS = {"trades_quotes": ("trade", "aggTrade", "bookTicker"), "depth": ("de
 PACE = {"trades_quotes": 5_000.0, "depth": 1_100.0}
 _CHUNK = 256
 _TICK_S = 0.001
+_PROLOGUE = 100
+_SNAPSHOT_S = 2.0
 _DIGITS = 13  # of a time in ms
 
 
@@ -124,6 +126,7 @@ class Rehearsed(Market):
         self._count = count
         self._frames = [(frame.stream, frame.ident, _pieces(frame.data)) for frame in frames]
         self._rate = rate
+        self._prologue = _PROLOGUE if any("@depth" in frame.stream for frame in frames) else 0
         self.sent: dict[str, tuple[array[int], array[int]]] = defaultdict(lambda: (array("q"), array("q")))
         self.behind_ns = 0
         self.began_ns = self.ended_ns = 0
@@ -140,6 +143,11 @@ class Rehearsed(Market):
         await self._hub.started.wait()
         self.state = "playing"
         wanted = [frame for frame in self._frames if frame[0] in self._hub.channels][: self._count]
+        if self._prologue and not self._rate:
+            # All frames at once would be there before any book had its snapshot, which no venue does.
+            await self._send(wanted[: self._prologue])
+            await self._clock.sleep(_SNAPSHOT_S)
+            wanted = wanted[self._prologue :]
         self.began_ns = self._clock.mono_ns()
         if self._rate:
             await self._paced(wanted)

@@ -25,6 +25,43 @@ INTERVAL_S_MIN = 0.1
 SNAPSHOTS = (100, 500, 1_000, 5_000)
 """How many levels a snapshot may have."""
 
+AT_ONCE_NS = 1_000_000_000
+"""A book that asks again this soon after its snapshot could not use it."""
+FIRST_WAIT_NS = 100_000_000
+LONGEST_WAIT_NS = 10_000_000_000
+
+
+class SnapshotLine:
+    """Symbols that wait for a snapshot, each with the time when it may be fetched (monotonic ns).
+
+    A book that asks again as soon as its snapshot came was given one older than its updates, which a venue's cache may
+    go on to give: from the second time on it waits, each time twice as long.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[str, int] = {}
+        self._fetched: dict[str, tuple[int, int]] = {}  # when, and how long it waited before
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def want(self, symbol: str, now_ns: int) -> None:
+        """Queue a symbol; the line is as long as there are symbols at most."""
+        at_ns, waited_ns = self._fetched.get(symbol, (-AT_ONCE_NS, 0))
+        again = now_ns - at_ns < AT_ONCE_NS
+        wait_ns = min(2 * waited_ns or FIRST_WAIT_NS, LONGEST_WAIT_NS) if again else 0
+        self._fetched[symbol] = at_ns, wait_ns
+        self._due.setdefault(symbol, now_ns + wait_ns)
+
+    def next(self) -> tuple[str, int]:
+        """Whose turn comes first, and when."""
+        return min(self._due.items(), key=lambda each: each[1])
+
+    def done(self, symbol: str, now_ns: int) -> None:
+        """It was fetched, or could not be."""
+        self._due.pop(symbol, None)
+        self._fetched[symbol] = now_ns, self._fetched.get(symbol, (0, 0))[1]
+
 
 class OrderBookCollector(BinanceCollector):
     """Order books, kept from updates every 100 ms; a snapshot is fetched for each book that needs one, one by one."""
@@ -67,7 +104,7 @@ class OrderBookCollector(BinanceCollector):
 
     def __init__(self, name: str, app: Any, config: Section) -> None:
         super().__init__(name, app, config)
-        self._wanted: dict[str, None] = {}
+        self._line = SnapshotLine()
         self._asked = asyncio.Event()
         self._fetching: asyncio.Task[None] | None = None
         self._noted_ns: int | None = None
@@ -116,23 +153,35 @@ class OrderBookCollector(BinanceCollector):
             self.app.note(self.name, time_note())
 
     def _want(self, event: Event) -> None:
-        """Queue a snapshot; the line is as long as there are symbols at most."""
         if event.facts.get("source") == self.app.name and (symbol := event.facts["symbol"]) in self.native():
-            self._wanted[symbol] = None
+            self._line.want(symbol, self.app.context.clock.mono_ns())
             self._asked.set()
 
     async def _fetch(self) -> None:
         """Fetch what is wanted under the budget; what fails is asked for again by the book itself."""
+        clock = self.app.context.clock
         while True:
-            await self._asked.wait()
-            while self._wanted:
-                symbol = next(iter(self._wanted))
-                try:
-                    await self.snapshot(symbol)
-                except Exception as error:
-                    self.report(error, f"snapshot of {symbol}")
-                self._wanted.pop(symbol, None)
+            if not self._line:
+                await self._asked.wait()
             self._asked.clear()
+            symbol, due_ns = self._line.next()
+            if (wait_ns := due_ns - clock.mono_ns()) > 0:
+                await self._until_asked(wait_ns / 1e9)  # another book may have to wait less
+                continue
+            try:
+                await self.snapshot(symbol)
+            except Exception as error:
+                self.report(error, f"snapshot of {symbol}")
+            self._line.done(symbol, clock.mono_ns())
+
+    async def _until_asked(self, most_s: float) -> None:
+        asked = asyncio.ensure_future(self._asked.wait())
+        passed = asyncio.ensure_future(self.app.context.clock.sleep(most_s))
+        try:
+            await asyncio.wait((asked, passed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+            passed.cancel()
 
     async def snapshot(self, symbol: str) -> bytes:
         """One snapshot, kept; its body."""

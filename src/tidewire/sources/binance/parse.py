@@ -216,7 +216,7 @@ def _readable(form: Form[Any], frames: list[Frame], outcome: Outcome) -> tuple[l
 
 def micros(millis: list[int]) -> pl.Series:
     """Milliseconds as a column of microseconds."""
-    return pl.Series(millis, dtype=pl.Int64) * 1_000
+    return pl.Series([at * 1_000 for at in millis], dtype=pl.Int64)
 
 
 def instrument_of(symbols: list[str], names: Names) -> list[str | None]:
