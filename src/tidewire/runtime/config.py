@@ -170,7 +170,7 @@ class StoreSection(Section, frozen=True):
 
     type: str = "duckdb"
     path: str = "tidewire.duckdb"
-    memory_limit: str = "2GB"
+    memory_limit: str = "512MB"
     threads: int = 2
     readers: int = 4
     statement_timeout: str = "30s"
