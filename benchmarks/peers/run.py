@@ -35,7 +35,7 @@ from tidewire.records.clock import SystemClock
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-RATES = (1_000, 10_000, 50_000, 0)
+RATES = (1_000, 5_000, 10_000, 50_000, 0)
 SETTLE_S = 1.0
 # A contestant is done when it used less than this for this long.
 IDLE_S, IDLE_CPU_S, STEP_S = 1.0, 0.04, 0.25

@@ -199,6 +199,7 @@ def test_bounds_are_those_of_the_code() -> None:
         f"| {serve.renders} |",
         f"high-water marks of {store.max_series:,}",
         f"{pipe.pump.parse_ms:g} ms have passed or {pipe.pump.parse_frames} frames wait",
+        f"{pipe.pump.unheard_ms:g} ms or {pipe.pump.step_frames // 2:,} frames apart (`pipe.unheard_ms`)",
         f"takes at most {pipe.pump.step_frames:,} frames. Every {pipe.pump.mark_ms:g} ms",
         f"after {pipe.store_ms:g} ms or {pipe.store_rows:,} rows",
         f"at most {journal.commit_ms:g} ms after receipt",

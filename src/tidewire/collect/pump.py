@@ -2,13 +2,14 @@
 
 Three rules set its pace: a step begins with the first frames that are accepted, ``parse_ms`` after the previous one
 began or when ``parse_frames`` wait; a step takes at most ``step_frames``; streams without rows get a progress mark
-every ``mark_ms``.
+every ``mark_ms``. While nobody waits for rows, steps are ``unheard_ms`` apart, or as far as half of ``step_frames``: a
+step costs much the same whether it is of ten frames or of a hundred.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tidewire import telemetry
@@ -30,6 +31,7 @@ class PumpConfig:
 
     parse_ms: float = 10.0
     parse_frames: int = 512
+    unheard_ms: float = 100.0
     step_frames: int = 4_096
     mark_ms: float = 200.0
 
@@ -38,13 +40,20 @@ class Pump:
     """Publishes ``data.<type>.collected`` for everything in the journal, in order."""
 
     def __init__(
-        self, journal: Journal, assembler: Assembler, bus: Bus, clock: Clock, config: PumpConfig | None = None
+        self,
+        journal: Journal,
+        assembler: Assembler,
+        bus: Bus,
+        clock: Clock,
+        config: PumpConfig | None = None,
+        heard: Callable[[], bool] = lambda: True,
     ) -> None:
         self._journal = journal
         self._assembler = assembler
         self._bus = bus
         self._clock = clock
         self._config = config or PumpConfig()
+        self._heard = heard
         self._marked_ns = 0
         self._began_ns = 0
         self._state_at: int | None = None
@@ -60,17 +69,26 @@ class Pump:
             if self._journal.accepted == self.position:
                 await self._rest(last)
                 last = None
-            if self._journal.accepted - self.position < self._config.parse_frames:
-                await self._pace()
+            await self._pace()
             frames = self._journal.read(self.position, frames=self._config.step_frames)
             if frames:
                 await self._step(frames)
                 last = frames[-1]
 
     async def _pace(self) -> None:
-        """Wait for the time of the next step: what comes meanwhile goes with it."""
-        passed_ms = (self._clock.mono_ns() - self._began_ns) / 1e6
-        await self._clock.sleep((self._config.parse_ms - passed_ms) / 1e3)
+        """Wait for the time of the next step, unless enough frames wait: what comes meanwhile goes with it."""
+        config = self._config
+        wait_ms, enough = config.parse_ms, config.parse_frames
+        if not self._heard():
+            wait_ms, enough = max(wait_ms, config.unheard_ms), max(enough, config.step_frames // 2)
+        while self._journal.accepted - self.position < enough:
+            left_ms = wait_ms - (self._clock.mono_ns() - self._began_ns) / 1e6
+            if left_ms <= 0:
+                return
+            # In pieces: somebody may begin to listen, and many frames may come.
+            await self._clock.sleep(min(left_ms, config.parse_ms or left_ms) / 1e3)
+            if self._heard():
+                wait_ms, enough = config.parse_ms, config.parse_frames
 
     async def _rest(self, last: Frame | None) -> None:
         """Wait for frames. When none came for ``mark_ms``, say that everything until now is complete."""

@@ -131,6 +131,7 @@ class PipeSection(Section, frozen=True):
     """The pace of the pipe: see the three clocks in ARCHITECTURE.md."""
 
     parse_ms: float = 10.0
+    unheard_ms: float = 100.0
     parse_frames: int = 512
     store_ms: float = 250.0
     store_rows: int = 5_000
@@ -218,7 +219,8 @@ class Config(Section, frozen=True):
 
     def pump_config(self) -> PumpConfig:
         """The pump's own configuration."""
-        return PumpConfig(parse_ms=self.pipe.parse_ms, parse_frames=self.pipe.parse_frames)
+        section = self.pipe
+        return PumpConfig(parse_ms=section.parse_ms, parse_frames=section.parse_frames, unheard_ms=section.unheard_ms)
 
     def breaker_config(self) -> BreakerConfig:
         """The circuit breaker's own configuration."""

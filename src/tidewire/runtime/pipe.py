@@ -69,7 +69,9 @@ class Pipe:
         parsers: Callable[[], Awaitable[Mapping[str, Parser]]],
         clock: Clock,
         config: PipeConfig | None = None,
+        heard: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._heard = heard
         self._journal = journal
         self._bus = bus
         self._store = store
@@ -172,7 +174,7 @@ class Pipe:
         await asyncio.to_thread(restore, self._journal, parsers, after)
         if self._outdated:
             raise _Broken("a source was loaded meanwhile; its parser is missing here")
-        pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump)
+        pump = Pump(self._journal, assembler, self._bus, self._clock, self._config.pump, self._heard)
         pump.position = after
         stage = ProcessStage(self._bus, self.processor, self._clock)
         queue = self._config.queue

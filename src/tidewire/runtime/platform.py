@@ -131,7 +131,9 @@ class Tidewire:
         down_since_ns = self._down_since()
         await asyncio.to_thread(self.cursors.load, self.journal)
         context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, down_since_ns, self.cursors)
-        self.pipe = Pipe(self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config))
+        self.pipe = Pipe(
+            self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard
+        )
         self.running = Sources(context, self._care())
         for source, app in chosen:
             self.running.add(self.running.make(source, app))
@@ -142,6 +144,10 @@ class Tidewire:
         self._spawn("pipe", self.pipe.run())
         if self.collect:
             await self._serve_and_collect(self.running)
+
+    def _is_heard(self) -> bool:
+        """Whether anybody waits for rows; who else is on a broker cannot be seen from here."""
+        return self.config.bus.type != "memory" or ("gateway" in self._started and self.gateway.is_heard)
 
     async def _serve_and_collect(self, running: Sources) -> None:
         config, data = self.config, self.loaded.data_dir

@@ -93,6 +93,11 @@ class Gateway:
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether a client has a stream open."""
+        return self.application.hub.is_heard
+
     async def start(self) -> None:
         """Listen and serve. Raises `ConfigError` for an address beyond loopback, or one that is taken."""
         self._socket = self._given or bound(self.config.host, self.config.port)

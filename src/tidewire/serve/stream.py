@@ -72,6 +72,11 @@ class Hub:
         self._subscription: Subscription | None = None
         self._ticking: asyncio.Task[None] | None = None
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._connections)
+
     async def start(self) -> None:
         """Take events from the bus. A gateway that falls behind loses the oldest and tells its clients so."""
         self._subscription = self.platform.bus.subscribe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -42,13 +42,17 @@ class Numbers:
 
 @asynccontextmanager
 async def pumping(
-    directory: Path, config: PumpConfig, clock: Clock | None = None, positions: dict[Stream, int] | None = None
+    directory: Path,
+    config: PumpConfig,
+    clock: Clock | None = None,
+    positions: dict[Stream, int] | None = None,
+    is_heard: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[tuple[Place, Pump, list[Event]]]:
     async with place(directory) as here:
         heard: list[Event] = []
         here.bus.subscribe("data.*.collected", heard.append, queue=100_000)
         assembler = Assembler(here.journal.uuid, {"toy": Numbers()})
-        pump = Pump(here.journal, assembler, here.bus, clock or SystemClock(), config)
+        pump = Pump(here.journal, assembler, here.bus, clock or SystemClock(), config, is_heard)
         named = {Stream(here.journal.uuid, name, lane): at for (_, name, lane), at in (positions or {}).items()}
         task = asyncio.create_task(pump.run(named))
         try:
@@ -126,6 +130,27 @@ async def test_a_step_waits_for_time_or_for_frames(tmp_path: Path) -> None:
         await until(lambda: len(trades(heard)) == 60)
         assert clock.mono_ns() - before <= 10_000_000
         assert trades(heard) == list(range(1, 61))
+
+
+async def test_while_nobody_listens_steps_are_further_apart(tmp_path: Path) -> None:
+    clock, listening = ManualClock(), False
+    config = PumpConfig(parse_ms=10, unheard_ms=100, mark_ms=1e9)
+    async with pumping(tmp_path, config, clock, is_heard=lambda: listening) as (here, _, heard):
+        await append(here, 1, 3)
+        await until(lambda: clock.sleepers == 1)
+        await clock.advance(0.095)
+        await append(here, 4, 6)
+        assert trades(heard) == []
+        await clock.advance(0.01)
+        await until(lambda: trades(heard) == [1, 2, 3, 4, 5, 6])
+        assert [event.batch.rows.height for event in heard if event.batch.rows.height] == [6]
+        await append(here, 7, 9)
+        await until(lambda: clock.sleepers == 1)
+        await clock.advance(0.02)
+        assert len(trades(heard)) == 6
+        listening = True  # somebody comes: it is their pace from the next look on
+        await clock.advance(0.01)
+        await until(lambda: len(trades(heard)) == 9)
 
 
 async def test_it_ends_with_the_journal(tmp_path: Path) -> None:
