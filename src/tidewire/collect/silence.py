@@ -110,7 +110,9 @@ class StreamWatch:
         It is made once a silence: where it does not help, the other streams should not suffer from it again and again.
         """
         bars = _bars_due(each, row, self._app.context.clock.wall_ns() // 1_000)
-        if bars is None and not (await self._app.probe(each, row) and await self._still_silent(each, last_us)):
+        if bars is not None:  # whoever has them: of a market where nothing was traded they are not pushed
+            self._write(bars)
+        if not (await self._app.probe(each, row) and await self._still_silent(each, last_us)):
             _probes.labels(self._app.name, "nothing").inc()
             return False
         _probes.labels(self._app.name, "lost").inc()
@@ -119,9 +121,7 @@ class StreamWatch:
         facts = {"stream": str(each), "since": utc(last_us * 1_000).isoformat()}
         _log.warning("stream is silent, the source has more", source=self._app.name, **facts)
         self._app.tell(f"collector.{self._app.name}.silent", facts)
-        if bars is not None:
-            self._write(bars)
-        elif not self._app.fills(each.type):
+        if bars is None and not self._app.fills(each.type):
             # What can be filled shows as a hole when the next row comes; of the rest this is the only witness.
             silence.told = self._gap(each, silence.since_us, self._app.context.clock.wall_ns() // 1_000)
             self._write(silence.told)

@@ -172,8 +172,17 @@ async def test_bars_that_are_over_are_missing_by_the_calendar(tmp_path: Path) ->
         assert (first.cause, first.state, first.gap_id) == ("grid", "open", f"1m:{begin}")
         assert first.event_time == begin
         assert (first.until_time - begin) // MINUTE_US == first.missing
-        assert it.app.probed == [], "nobody has to be asked"
         assert it.app.reconnects == 1
+
+
+async def test_bars_without_a_trade_are_missing_and_their_connection_is_left_alone(tmp_path: Path) -> None:
+    async with watching(tmp_path, BAR, more=False) as it:
+        it.row(BAR, open_time=it.now_us // MINUTE_US * MINUTE_US, final=False)
+        await it.wait(200)
+        assert (await it.told(1))[0].cause == "grid"
+        assert set(it.app.probed) == {BAR}
+        assert it.app.reconnects == 0
+        assert it.app.silent == ()
 
 
 @pytest.mark.parametrize("behind_s", [0, 3_600])

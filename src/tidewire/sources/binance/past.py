@@ -99,9 +99,7 @@ async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mappi
         params = {"symbol": symbol, "interval": expected.series or "1m", "limit": "1"}
         reply = await app.ask("klines", params, background=True)
         await app.keep("kline", reply)
-        # A bar without a trade is not pushed: only one that has more of them was missed.
-        known = (last["open_time"], last["trades"] or 0)
-        return any(row[8] and (row[0] * 1_000, row[8]) > known for row in _BARS.decode(reply.body))
+        return any(goes_on(row, last, reply.received_ns) for row in _BARS.decode(reply.body))
     if expected.type == "agg_trade":
         reply = await app.ask("aggTrades", {"symbol": symbol, "limit": "1"}, background=True)
         await app.keep("agg_trade", reply)
@@ -118,6 +116,18 @@ async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mappi
     if expected.type == "trade":
         return last["sequence"] is not None and now.last_id > last["sequence"]
     return _another_price(now, last)
+
+
+def goes_on(bar: wire.KlineRow, last: Mapping[str, Any], at_ns: int) -> bool:
+    """Whether a bar shows that trading went on after the last that was pushed.
+
+    A bar without a trade is not pushed. One that is over and still the newest is the last of a symbol that is not traded
+    any more: what its last seconds brought is no reason for a new connection.
+    """
+    opened_us = bar[0] * 1_000
+    if not bar[8] or opened_us < last["open_time"]:
+        return False
+    return opened_us > last["open_time"] or (bar[8] > (last["trades"] or 0) and bar[6] * 1_000_000 >= at_ns)
 
 
 async def _futures_have_more(app: BinanceApp, symbol: str, expected: Expected, last: Mapping[str, Any]) -> bool:

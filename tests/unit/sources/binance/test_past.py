@@ -16,7 +16,7 @@ from tidewire.errors import TerminalError
 from tidewire.journal import Kind, Origin
 from tidewire.records.market import Trade
 from tidewire.sources.binance import BinanceParser
-from tidewire.sources.binance.past import spans
+from tidewire.sources.binance.past import goes_on, spans
 from unit.sources.binance.samples import REST
 from unit.sources.binance.test_app import requests, running
 
@@ -130,3 +130,24 @@ def test_a_trade_asked_for_later_is_the_trade_that_was_streamed() -> None:
     }
     assert asked.past
     assert not streamed.past
+
+
+@pytest.mark.parametrize(
+    ("opened_ms", "trades", "age_s", "more"),
+    [
+        (60_000, 5, 130, True),  # a later bar with trades
+        (60_000, 0, 130, False),  # a later bar in which nothing was traded
+        (0, 3, 30, False),  # what was pushed
+        (0, 4, 30, True),  # more trades in the bar that is running
+        (0, 4, 130, False),  # ... in one that is over and that none follows: the symbol is not traded any more
+        (-60_000, 9, 30, False),
+    ],
+)
+def test_only_a_bar_that_shows_trading_went_on_is_a_reason_for_a_new_connection(
+    opened_ms: int, trades: int, age_s: int, more: bool
+) -> None:
+    begin_ms = 1_700_000_040_000
+    opened_ms += begin_ms
+    bar = (opened_ms, "1", "1", "1", "1", "1", opened_ms + 59_999, "1", trades, "1", "1", "0")
+    last = {"open_time": begin_ms * 1_000, "trades": 3}
+    assert goes_on(bar, last, (begin_ms + age_s * 1_000) * 1_000_000) is more
