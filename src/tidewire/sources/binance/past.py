@@ -121,8 +121,8 @@ async def has_more(app: BinanceApp, symbol: str, expected: Expected, last: Mappi
 def goes_on(bar: wire.KlineRow, last: Mapping[str, Any], at_ns: int) -> bool:
     """Whether a bar shows that trading went on after the last that was pushed.
 
-    A bar without a trade is not pushed. One that is over and still the newest is the last of a symbol that is not traded
-    any more: what its last seconds brought is no reason for a new connection.
+    A bar without a trade is not pushed. One that is over and still the newest is the last of a symbol that is not
+    traded any more: what its last seconds brought is no reason for a new connection.
     """
     opened_us = bar[0] * 1_000
     if not bar[8] or opened_us < last["open_time"]:
