@@ -15,6 +15,7 @@ from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, Sourc
 from tidewire.collect.control import Carried
 from tidewire.collect.coverage import Coverage
 from tidewire.collect.cursors import Cursors
+from tidewire.collect.family import Allowed, Families, Family
 from tidewire.collect.fill import Filler, GapLedger, Missing, OpenGap, Range, told_of
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
 from tidewire.collect.parser import Ask, Outcome, Parsed, Parser, Stateful, unreadable
@@ -31,6 +32,7 @@ from tidewire.journal import Frame
 __all__ = [
     "DAY_US",
     "NOTE",
+    "Allowed",
     "Api",
     "App",
     "AppRegistry",
@@ -56,6 +58,8 @@ __all__ = [
     "Dialect",
     "Every",
     "Expected",
+    "Families",
+    "Family",
     "FeedPool",
     "Filler",
     "Found",

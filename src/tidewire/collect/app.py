@@ -17,6 +17,7 @@ from tidewire.bus import Bus, Full, Handler, Subscription
 from tidewire.collect.collector import Collector
 from tidewire.collect.config import SourceConfig
 from tidewire.collect.cursors import Cursors
+from tidewire.collect.family import Families
 from tidewire.collect.fill import Missing
 from tidewire.collect.http import Reply
 from tidewire.collect.parser import Parser
@@ -47,6 +48,8 @@ class Context:
     """When the last frame of the previous run came; streams that nothing else can check begin with a gap from there."""
     cursors: Cursors = field(default_factory=Cursors)
     """Where each collector goes on, as its last frame says."""
+    families: Families = field(default_factory=Families)
+    """What sources that ask sites of one owner share."""
 
     @property
     def upstream(self) -> UpstreamClock | None:
@@ -198,14 +201,15 @@ class App(ABC):
 
     # -- the way of bytes -------------------------------------------------------------------------------------
 
-    async def keep(self, collector: str, reply: Reply, cursor: Mapping[str, str] | None = None) -> int:
+    async def keep(self, collector: str, reply: Reply, cursor: Mapping[str, str] | None = None, asked: str = "") -> int:
         """Put a reply into the journal; returns its sequence once it is accepted.
 
-        Waits first while the journal is full: that is the back-pressure of everything that polls.
+        ``asked`` is the request as its parser wants to see it; ``GET`` and the address where it is not given. Waits
+        first while the journal is full: that is the back-pressure of everything that polls.
         """
         context = self.context
         await context.journal.ready()
-        origin = Origin(self.name, collector, f"GET {reply.url}")
+        origin = Origin(self.name, collector, asked or f"GET {reply.url}")
         encoded = context.cursors.move(origin, cursor) if cursor else b""
         sequence = context.journal.append(origin, reply.body, cursor=encoded, wall_ns=reply.received_ns)
         await context.journal.accept(sequence)

@@ -321,13 +321,16 @@ def _rows_of(place: Place, part: Parsed) -> _Rows:
     built = build(part.type, columns, len(frames))
     requests = [None if part.past else frame.origin.request for frame in frames]
     connections = pl.Series("connection", requests, dtype=pl.String)
-    if not built.not_exact:
+    bad = {index: dict(found) for index, found in part.wrong.items()}
+    for index, found in built.not_exact.items():
+        bad.setdefault(index, {}).update(found)
+    if not bad:
         return _Rows(built.rows, connections, None)
     rejected = [
         rejection(place.journal, part.type.name, built.rows.row(index, named=True), {"not_exact": found})
-        for index, found in sorted(built.not_exact.items())
+        for index, found in sorted(bad.items())
     ]
-    good = pl.Series([index not in built.not_exact for index in range(len(frames))])
+    good = pl.Series([index not in bad for index in range(len(frames))])
     return _Rows(built.rows.filter(good), connections.filter(good), quarantined(rejected))
 
 
@@ -347,13 +350,14 @@ class _Chatter:
     """Frames that came to no rows, and decisions about such."""
 
     def __init__(self) -> None:
-        self._rowless: dict[str, list[tuple[str, Frame]]] = {"control": [], "folded": []}
+        self._rowless: dict[str, list[tuple[str, Frame]]] = {"control": [], "folded": [], "filtered": []}
         self._unreadable: list[tuple[str, Frame, str]] = []
         self._states: list[dict[str, Any]] = []
 
     def add(self, source: str, reading: Reading) -> None:
         self._rowless["control"] += [(source, frame) for frame in reading.outcome.control]
         self._rowless["folded"] += [(source, frame) for frame in reading.outcome.folded]
+        self._rowless["filtered"] += [(source, frame) for frame in reading.outcome.filtered]
         for frame, why in reading.outcome.unreadable:
             self._unreadable.append((source, frame, why))
             _bad.labels(source).inc()

@@ -87,14 +87,22 @@ class Budget:
         self._most = self._config.weight_per_minute
         self._host = host
         # The line is a GCRA in whole nanoseconds: `_tat_ns` is when the bucket will be full again.
-        self._emission_ns = max(1, round(_SECOND_NS / self._config.requests_per_second))
-        self._depth_ns = (self._config.burst - 1) * self._emission_ns
+        self._emission_ns = 0
+        self._depth_ns = 0
         self._tat_ns = 0
         self._minute = 0
         self._minute_ends_ns = 0
         self._used = 0
         self._paused_ns = 0
         self._waiting: deque[_Turn] = deque()
+        self.limit(self._config)
+
+    def limit(self, config: Limits) -> None:
+        """Other requests per second and another burst from now on."""
+        self._emission_ns = max(1, round(_SECOND_NS / config.requests_per_second))
+        self._depth_ns = (config.burst - 1) * self._emission_ns
+        for turn in self._waiting:
+            turn.look.set()
 
     @property
     def status(self) -> BudgetStatus:

@@ -135,13 +135,13 @@ class Collector:
 
     # -- the way of bytes -------------------------------------------------------------------------------------
 
-    async def keep(self, reply: Reply, cursor: Mapping[str, str] | None = None) -> int:
+    async def keep(self, reply: Reply, cursor: Mapping[str, str] | None = None, asked: str = "") -> int:
         """Put a reply into the journal; returns its sequence once it is accepted.
 
         ``cursor`` says where to go on after this reply, by names of the collector's own (a symbol, a list); `cursor`
-        gives it back after a restart, if the reply was accepted.
+        gives it back after a restart, if the reply was accepted. ``asked`` as in `App.keep`.
         """
-        sequence = await self.app.keep(self.name, reply, cursor)
+        sequence = await self.app.keep(self.name, reply, cursor, asked)
         self.heard(reply.received_ns)
         _frames.labels(self.app.name, self.name).inc()
         return sequence

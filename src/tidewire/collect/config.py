@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -108,8 +108,14 @@ def _check_keys(data: Any, section: Any, where: str) -> None:
             for name, entry in value.items():
                 _check_keys(entry, get_args(inner)[1], f"{where}.{key}.{name}")
             continue
-        for option in (inner, *get_args(inner)):
-            if value is not None:
+        if get_origin(inner) is Sequence and isinstance(value, list):
+            for place, entry in enumerate(cast("list[Any]", value)):
+                _check_keys(entry, get_args(inner)[0], f"{where}.{key}[{place}]")
+            continue
+        options = get_args(inner)
+        for option in options or (inner,):
+            # Of several things it may be, text is none that has keys.
+            if value is not None and not (options and str in options and not isinstance(value, Mapping)):
                 _check_keys(value, option, f"{where}.{key}")
 
 

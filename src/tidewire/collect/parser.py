@@ -19,7 +19,8 @@ class Parsed:
     ``columns`` has the type's own columns (`tidewire.records.exact.build`); ``frames`` is the frame of each row and
     ``ordinals`` its place in that frame (None: one row a frame). ``source``, ``ingested_at``, ``frame`` and
     ``ordinal`` are added when the rows are assembled. ``past``: the rows were asked for long after they happened, and
-    say nothing about the clock of their source.
+    say nothing about the clock of their source. ``wrong``: by row, columns that could not be made of what was sent, and
+    why; such rows are quarantined.
     """
 
     type: RecordType
@@ -27,6 +28,7 @@ class Parsed:
     frames: Sequence[Frame]
     ordinals: Sequence[int] | None = None
     past: bool = False
+    wrong: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])
 
 
 class Ask(NamedTuple):
@@ -40,13 +42,14 @@ class Ask(NamedTuple):
 class Outcome:
     """What a parser made of some frames.
 
-    Rows; frames that carry no rows; frames that went into rows of later frames (updates of an order book); frames it
-    could not read and why; what it wants of the source.
+    Rows; frames that carry no rows; frames that went into rows of later frames (updates of an order book); a frame for
+    each row that was left out by a rule of the source; frames it could not read and why; what it wants of the source.
     """
 
     parsed: list[Parsed] = field(default_factory=list[Parsed])
     control: list[Frame] = field(default_factory=list[Frame])
     folded: list[Frame] = field(default_factory=list[Frame])
+    filtered: list[Frame] = field(default_factory=list[Frame])
     unreadable: list[tuple[Frame, str]] = field(default_factory=list[tuple[Frame, str]])
     asks: list[Ask] = field(default_factory=list[Ask])
 
@@ -55,6 +58,7 @@ class Outcome:
         self.parsed += more.parsed
         self.control += more.control
         self.folded += more.folded
+        self.filtered += more.filtered
         self.unreadable += more.unreadable
         self.asks += more.asks
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Protocol
 
 from tidewire import telemetry
 from tidewire.collect.app import App
@@ -34,10 +35,27 @@ class Found:
     error: str = ""
 
 
+class Declared(Protocol):
+    """Makes Apps of files that declare a source."""
+
+    def declares(self, path: Path) -> bool:
+        """Whether a file is one."""
+        ...
+
+    def app_of(self, path: Path) -> type[App]:
+        """Its App; `ConfigError` says what is wrong with it."""
+        ...
+
+    def catalogue(self) -> Sequence[Path]:
+        """The files that come with the program."""
+        ...
+
+
 class AppRegistry:
     """Knows the Apps that can be run, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, declared: Declared | None = None) -> None:
+        self._declared = declared
         self._found: dict[str, Found] = {}
         self._gone: dict[str, type[App]] = {}
         self._reads = 0
@@ -46,14 +64,30 @@ class AppRegistry:
         """Load every App of the entry point group and, if given, of the plugin directory."""
         for point in entry_points(group=GROUP):
             self._add(point.name, f"{_POINT}{point.value}", functools.partial(_from_entry_point, point))
+        for path in () if self._declared is None else self._declared.catalogue():
+            self.load(path)
         if plugins is not None and plugins.is_dir():
-            for path in sorted(plugins.glob("[!.]*.py")):
-                self.load(path)
+            for path in sorted(plugins.glob("[!.]*")):
+                if self.is_code(path):
+                    self.load(path)
+
+    def is_code(self, path: Path) -> bool:
+        """Whether a plugin file holds Apps: Python, or a file that declares a source."""
+        return path.suffix == ".py" or (self._declared is not None and self._declared.declares(path))
 
     def load(self, path: Path) -> Found:
         """Load (again) the Apps of one plugin file; each `App` subclass in it is registered under its ``name``."""
-        kept = [self._keep(found) for found in _found_in(path, _module(path))]
+        kept = [self._keep(found) for found in self._in(path, _module(path))]
         return kept[0]
+
+    def _in(self, path: Path, module: str) -> list[Found]:
+        if path.suffix == ".py" or self._declared is None:
+            return _found_in(path, module)
+        try:
+            app = self._declared.app_of(path)
+        except Exception as error:
+            return [Found(path.stem, str(path), None, f"{type(error).__name__}: {error}")]
+        return [Found(app.name, str(path), app)]
 
     def read(self, path: Path) -> list[Found]:
         """What a plugin file holds now, without registering it: what runs of an older version is not touched.
@@ -62,7 +96,7 @@ class AppRegistry:
         """
         self._reads += 1
         with noted() as kinds:
-            found = _found_in(path, f"{_module(path)}_{self._reads}")
+            found = self._in(path, f"{_module(path)}_{self._reads}")
         if not kinds:
             return found
         why = f"it defines the record type {', '.join(kinds)}; types are loaded at the start: restart the platform"

@@ -13,6 +13,7 @@ from tidewire.errors import ConfigError, InputError, TidewireError
 from tidewire.runtime import (
     audit_command,
     backfill_command,
+    declared_commands,
     gap_commands,
     journal_commands,
     quarantine_commands,
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.add_typer(gap_commands.app, name="gaps")
 app.add_typer(journal_commands.app, name="journal")
 app.add_typer(quarantine_commands.app, name="quarantine")
+app.add_typer(declared_commands.app, name="source")
 
 
 def main() -> None:
@@ -109,15 +111,15 @@ def up(
 @app.command()
 def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     """Read a configuration and say what is wrong with it, without touching the network."""
-    from tidewire.collect import AppRegistry
     from tidewire.records.clock import SystemClock, SystemRng
+    from tidewire.runtime import installed
     from tidewire.runtime.archiving import keeper_config, objects_of
     from tidewire.runtime.config import load
     from tidewire.runtime.platform import chosen_apps, make_bus, make_store
-    from tidewire.runtime.plugins import SOURCES, check_files
+    from tidewire.runtime.plugins import check_files
 
     loaded = load(config)
-    registry = AppRegistry()
+    registry = installed.registry()
     registry.discover(loaded.plugins)
     chosen_apps(loaded, registry)
     plugged = check_files(loaded.plugins, registry, loaded.places)
@@ -131,7 +133,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     keeper_config(loaded.config)
     objects_of(loaded.config.journal.archive, loaded.data_dir)
     loaded.config.breaker_config()
-    names = [*loaded.places, *(name for each in plugged if each.path.suffix in SOURCES for name in each.names)]
+    names = [*loaded.places, *(name for each in plugged if each.runs for name in each.names)]
     if as_json:
         show_json({"config": loaded.origin, "sources": names, "data_dir": str(loaded.data_dir)})
         return

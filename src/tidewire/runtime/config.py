@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
-
 from tidewire.collect import PumpConfig, Section, SourceConfig
 from tidewire.collect.config import kind_of, read, seconds
+from tidewire.collect.document import read_document
 from tidewire.errors import ConfigError
 from tidewire.journal import Durability, JournalConfig
 from tidewire.process.breaker import BreakerConfig
 
 DEFAULT_FILE = "tidewire.yaml"
+_NO_FILE = "Give the path of a configuration, or begin with `tidewire demo`; docs/configuration.md shows one to copy."
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -37,31 +37,6 @@ def size(text: str | int, where: str) -> int:
             f"{where}: {text!r} is no size. Valid: a number of bytes, or with a unit: {', '.join(_UNITS)}."
         )
     return round(float(match["number"]) * _UNITS[unit])
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: ``no`` and ``1:30`` and ``2024-01-01`` and ``000001`` stay text; a key stands once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|false", "tf"),
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("int", r"0|-?[1-9][0-9]*", "-0123456789"),
-    ("float", r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][-+]?[0-9]+)?", "-0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 class Listen(Section, frozen=True):
@@ -300,34 +275,8 @@ def _source(data: Any, where: str) -> SourceConfig:
 
 
 def _mapping(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file. Give the path of a configuration, or begin with `tidewire demo`; "
-            "docs/configuration.md shows one to copy."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}.") from None
-    try:
-        data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader with fewer guesses
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_line_of(error)}: not YAML: {_problem_of(error)}.") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {kind_of(data)}.")
+    data = read_document(path, _NO_FILE)
     return cast("dict[str, Any]", _expand(data, str(path), environ))
-
-
-def _line_of(error: yaml.YAMLError) -> str:
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    return f":{mark.line + 1}" if mark is not None else ""
-
-
-def _problem_of(error: yaml.YAMLError) -> str:
-    """What is wrong, without the text around it: that may hold a secret."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        return ", ".join(part for part in (error.context, error.problem) if part)
-    return "a character that is not allowed" if isinstance(error, yaml.reader.ReaderError) else type(error).__name__
 
 
 def _expand(value: Any, where: str, environ: Mapping[str, str]) -> Any:

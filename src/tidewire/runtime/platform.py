@@ -31,6 +31,7 @@ from tidewire.records.clock import Clock, Rng, SystemClock, SystemRng, UpstreamC
 from tidewire.records.event import Event, notice
 from tidewire.records.instrument import InstrumentBook
 from tidewire.records.market import Instrument
+from tidewire.runtime import installed
 from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
@@ -74,7 +75,7 @@ class Tidewire:
         self.rng: Rng = rng or SystemRng()
         self.bus: Bus = make_bus(loaded, self.clock, self.rng)
         self.instruments = InstrumentBook()
-        self.registry = AppRegistry()
+        self.registry = installed.registry()
         self.cache = LatestCache()
         self.cursors = Cursors()
         self.collect = collect

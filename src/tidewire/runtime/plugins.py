@@ -1,6 +1,7 @@
 """The plugin directory, while the platform runs: sources and code are loaded, changed and unloaded as its files are.
 
-A `.py` file holds Apps, a `.yaml` or `.yml` file is one source. What does not load is told, once, and what ran before
+A `.py` file holds Apps, a file that declares a source is one and runs; any other `.yaml`, `.yml` or `.json` file is a
+source of a platform. What does not load is told, once, and what ran before
 goes on running: everything is checked before anything is stopped. Sources of the platform file are not touched, and
 neither is the code they run by.
 """
@@ -9,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tidewire import telemetry
-from tidewire.collect import App, AppRegistry, Found, Parser, SourceConfig
+from tidewire.collect import App, AppRegistry, Found, Parser, SourceConfig, SourceInfo
 from tidewire.collect.timer import within
 from tidewire.errors import ConfigError, TidewireError
 from tidewire.records.clock import Clock, Rng
@@ -27,8 +28,7 @@ LOOK_S = 1.0
 """A file counts once it was the same in two looks: an editor may be in the middle of writing it."""
 PARSED_S = 20.0
 """How long new code waits for what the old one has collected to be stored; then it parses that too."""
-CODE = frozenset({".py"})
-SOURCES = frozenset({".yaml", ".yml"})
+SUFFIXES = frozenset({".py", ".yaml", ".yml", ".json"})
 
 _GOES_ON = " The version before goes on."
 
@@ -96,10 +96,20 @@ def files_of(directory: Path) -> dict[Path, Stamp]:
     if not directory.is_dir():
         return found
     for path in sorted(directory.iterdir()):
-        if path.suffix in CODE | SOURCES and not path.name.startswith(".") and path.is_file():
+        if path.suffix in SUFFIXES and not path.name.startswith(".") and path.is_file():
             stat = path.stat()
             found[path] = Stamp(stat.st_mtime_ns, stat.st_size, stat.st_ino)
     return found
+
+
+def is_code(path: Path, registry: AppRegistry) -> bool:
+    """Whether a plugin file holds Apps, or did when it was last understood."""
+    return registry.is_code(path) or bool(registry.of(path))
+
+
+def declared(path: Path, app: type[App]) -> Wanted:
+    """A declared source, which needs no other file to run."""
+    return Wanted(path, SourceConfig(source=SourceInfo(type="declared", name=app.name)), app)
 
 
 def wanted(path: Path, registry: AppRegistry, fixed: Mapping[str, str], others: Mapping[str, Path]) -> Wanted:
@@ -118,11 +128,16 @@ def wanted(path: Path, registry: AppRegistry, fixed: Mapping[str, str], others: 
 
 
 class Checked(NamedTuple):
-    """A file of a plugin directory: the sources in it, or what is wrong with it."""
+    """A file of a plugin directory: the sources in it, or what is wrong with it.
+
+    ``code``: it holds Apps; ``runs``: what it names runs without being listed anywhere else.
+    """
 
     path: Path
     names: Sequence[str]
     error: str
+    code: bool = False
+    runs: bool = True
 
 
 def check_files(directory: Path, registry: AppRegistry, fixed: Mapping[str, str]) -> list[Checked]:
@@ -130,10 +145,11 @@ def check_files(directory: Path, registry: AppRegistry, fixed: Mapping[str, str]
     found: list[Checked] = []
     others: dict[str, Path] = {}
     for path in files_of(directory):
-        if path.suffix in CODE:
+        if is_code(path, registry):
             of = registry.of(path)
             errors = " ".join(f"{path}: did not load: {each.error}." for each in of if each.app is None)
-            found.append(Checked(path, [each.name for each in of if each.app is not None], errors))
+            names = [each.name for each in of if each.app is not None]
+            found.append(Checked(path, names, errors, code=True, runs=path.suffix != ".py"))
             continue
         try:
             name = wanted(path, registry, fixed, others).config.source.name
@@ -164,7 +180,7 @@ class Plugins:
 
     def begin(self, code: Mapping[Path, Stamp]) -> None:
         """Know the code that was loaded with the platform: the files as they were just before that."""
-        self._done = {path: stamp for path, stamp in code.items() if path.suffix in CODE}
+        self._done = {path: stamp for path, stamp in code.items() if is_code(path, self._around.registry)}
         for path in self._done:
             for found in self._around.registry.of(path):
                 if found.app is None:
@@ -223,8 +239,9 @@ class Plugins:
     async def _follow(self, old: Mapping[Path, Stamp], new: Mapping[Path, Stamp]) -> None:
         for path in self.problems.keys() - new.keys():
             del self.problems[path]
-        changed = [path for path in sorted(old.keys() | new.keys()) if path.suffix in CODE]
-        changed = [path for path in changed if old.get(path) != new.get(path) or path in self.problems]
+        registry = self._around.registry
+        code = [path for path in sorted(old.keys() | new.keys()) if await asyncio.to_thread(is_code, path, registry)]
+        changed = [path for path in code if old.get(path) != new.get(path) or path in self.problems]
         for path in changed:
             if path not in new:
                 await self._code_gone(path)
@@ -233,7 +250,7 @@ class Plugins:
             failed = [path for path in todo if not await self._code(path)]
             # What took a name from another, or needed it gone, may have changed with it.
             todo = failed if len(failed) < len(todo) else []
-        await self._follow_sources([path for path in sorted(new) if path.suffix in SOURCES])
+        await self._follow_sources([path for path in sorted(new) if path not in code])
 
     # -- code -------------------------------------------------------------------------------------------------
 
@@ -348,7 +365,17 @@ class Plugins:
                 self.problems.pop(path, None)
             found[each.config.source.name] = each
             places[each.config.source.name] = path
+        for app, path in self._declared():
+            if app.name not in found and app.name not in self._around.fixed:
+                found[app.name] = declared(path, app)
         return found
+
+    def _declared(self) -> Iterator[tuple[type[App], Path]]:
+        """What files of the directory declare."""
+        for each in self._around.registry.list():
+            path = Path(each.origin)
+            if each.app is not None and path.parent == self._directory and path.suffix != ".py":
+                yield each.app, path
 
     def _has(self, app: type[App]) -> bool:
         return any(found.app is app for found in self._around.registry.list())

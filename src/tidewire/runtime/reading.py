@@ -11,11 +11,12 @@ import aiohttp
 import msgspec
 
 from tidewire.bus import MemoryBus
-from tidewire.collect import AppRegistry, Parser
+from tidewire.collect import Parser
 from tidewire.errors import DecisionRefused, InputError, NotFound, TransientError
 from tidewire.records.clock import SystemClock, SystemRng
 from tidewire.records.forms import for_json
 from tidewire.records.instrument import InstrumentBook
+from tidewire.runtime import installed
 from tidewire.runtime.auditing import Auditing, Tell, journals_at
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import load_instruments, make_store
@@ -73,7 +74,7 @@ class Reading:
             return await auditing.answer(request, accepted, tell)
 
     async def _parsers(self, store: Store) -> Mapping[str, Parser]:
-        registry = AppRegistry()
+        registry = installed.registry()
         registry.discover(self._loaded.plugins)
         book = InstrumentBook()
         await load_instruments(book, store)

@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidewire.collect import AppRegistry, Parser
+from tidewire.collect import Parser
 from tidewire.errors import InputError
 from tidewire.records.instrument import InstrumentBook
 from tidewire.replay import Replay
+from tidewire.runtime import installed
 from tidewire.runtime.archiving import history_of
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import make_store
@@ -20,7 +21,7 @@ from tidewire.watch.audit import Accepted, audit
 
 def parsers(loaded: Loaded) -> dict[str, Parser]:
     """The parser of every installed source, knowing no instruments: the journal's own lists come first."""
-    registry = AppRegistry()
+    registry = installed.registry()
     registry.discover(loaded.plugins)
     return registry.parsers(InstrumentBook())
 

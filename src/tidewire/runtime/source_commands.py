@@ -19,11 +19,11 @@ from tidewire.runtime.console import (
 
 def sources(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = False) -> None:
     """List the sources that are installed, the source files of the plugin directory, and how those that run are."""
-    from tidewire.collect import AppRegistry
-    from tidewire.runtime.plugins import SOURCES, check_files
+    from tidewire.runtime import installed
+    from tidewire.runtime.plugins import check_files
 
     reading, loaded = reading_of(config, data), configured(config)
-    registry = AppRegistry()
+    registry = installed.registry()
     registry.discover(loaded.plugins)
     status = {entry["name"]: entry for entry in run(reading.sources())}
     found: list[dict[str, Any]] = [
@@ -35,8 +35,8 @@ def sources(config: ConfigOpt = None, data: DataOpt = None, as_json: JsonOpt = F
         }
         for entry in registry.list()
     ]
-    for path, names, error in check_files(loaded.plugins, registry, loaded.places):
-        if path.suffix in SOURCES:
+    for path, names, error, code, _ in check_files(loaded.plugins, registry, loaded.places):
+        if not code:
             about = f"did not load: {error}" if error else f"source file of {names[0]}"
             state = "failed" if error else status.get(names[0], {}).get("health", "not running")
             found.append({"name": path.name, "about": about, "origin": str(path), "status": state})

@@ -392,7 +392,7 @@ def test_files_are_checked_without_running(tmp_path: Path) -> None:
     registry = AppRegistry()
     registry.discover(tmp_path)
     found = {
-        path.name: (list(names), error) for path, names, error in check_files(tmp_path, registry, {"binance": "x"})
+        path.name: (list(names), error) for path, names, error, *_ in check_files(tmp_path, registry, {"binance": "x"})
     }
     assert (found["toys.py"], found["a.yaml"]) == ((["toys"], ""), (["toys"], ""))
     assert "SyntaxError" in found["broken.py"][1]

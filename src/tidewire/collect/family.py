@@ -1,0 +1,83 @@
+"""Families of sites: what belongs to one owner is asked as if it were one host, and left alone together.
+
+A site that drops connections or answers with a block page does so for everything its owner runs. So all sources with
+the same ``share`` have one budget, the lowest of their limits, and one breaker: after a refusal nobody asks for
+`PAUSE_S`, after `PATIENCE` refusals in a row for `LONG_PAUSE_S`. One answer that is good closes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidewire import telemetry
+from tidewire.collect.budget import Budget, Budgets, Limits
+from tidewire.records.clock import Clock
+
+PAUSE_S = 30.0
+PATIENCE = 5
+LONG_PAUSE_S = 600.0
+
+_log = telemetry.log("collect")
+_refusals = telemetry.counter("collect_family_refusals", "Replies that were refusals, by family of sites", ("family",))
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """How much of a family may be asked: requests per second, and how many at once."""
+
+    per_second: float
+    at_once: int = 1
+
+
+class Family(Budgets):
+    """One budget for every host of an owner."""
+
+    def __init__(self, name: str, clock: Clock, allowed: Allowed) -> None:
+        super().__init__(clock)
+        self.name = name
+        self.allowed = allowed
+        self.refusals = 0
+        self._family_budget = self._made(clock, allowed)
+        self._clock = clock
+
+    def _made(self, clock: Clock, allowed: Allowed) -> Budget:
+        return Budget(clock, Limits(allowed.per_second, burst=allowed.at_once), self.name)
+
+    def of(self, host: str) -> Budget:
+        return self._family_budget
+
+    def tighten(self, allowed: Allowed) -> None:
+        """Another source of the family says what it allows: the lower counts."""
+        lowest = Allowed(min(self.allowed.per_second, allowed.per_second), min(self.allowed.at_once, allowed.at_once))
+        if lowest != self.allowed:
+            self.allowed = lowest
+            self._family_budget.limit(Limits(lowest.per_second, burst=lowest.at_once))
+
+    def refused(self, why: str) -> float:
+        """A reply was a refusal: nobody asks for a while; for how many seconds."""
+        self.refusals += 1
+        _refusals.labels(self.name).inc()
+        pause_s = PAUSE_S if self.refusals < PATIENCE else LONG_PAUSE_S
+        self._family_budget.pause(pause_s)
+        _log.warning("sites refuse", family=self.name, refusals=self.refusals, pause_s=pause_s, why=why)
+        return pause_s
+
+    def answered(self) -> None:
+        """A reply was good."""
+        self.refusals = 0
+
+
+class Families:
+    """The families of one platform, each made when first asked for."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Family] = {}
+
+    def of(self, name: str, clock: Clock, allowed: Allowed) -> Family:
+        """The family of that name, within these limits too."""
+        family = self._families.get(name)
+        if family is None:
+            family = self._families[name] = Family(name, clock, allowed)
+        else:
+            family.tighten(allowed)
+        return family

@@ -1,0 +1,275 @@
+"""Expressions of declared sources: ``path | filter | filter('argument')``, ``= constant`` and ``${...}`` templates.
+
+An expression is compiled once, when the file is read, and works on whole columns. There are no loops and no
+conditions: what cannot be said with a path and filters is written in Python beside the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+
+from tidewire.errors import ConfigError, nearest
+from tidewire.sources.declared.filters import Value, applied, compiled, text_of
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLACE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[(\d+)\]")
+_CALL = re.compile(r"([a-z_][a-z0-9_]*)(?:\((.*)\))?", re.DOTALL)
+_SLOT = re.compile(r"\$\{([^{}]*)\}")
+
+BATCH_ROWS = 4_096
+
+
+class RowError(NamedTuple):
+    """A row whose value an expression could not make, and why."""
+
+    place: int
+    why: str
+
+
+@dataclass
+class Rows:
+    """What expressions look at: raw rows, and what is the same for all of them."""
+
+    raw: Sequence[Any]
+    names: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """By name: the whole reply as ``doc``, and what was asked for (``${symbol}`` of for_each, ``${since}``)."""
+    wrong: list[RowError] = field(default_factory=list[RowError])
+
+
+Column = Callable[[Rows], list[Value]]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A compiled expression. ``names``: what it needs beside the rows."""
+
+    text: str
+    column: Column
+    names: frozenset[str]
+
+    def of(self, rows: Rows) -> list[Value]:
+        """One value for each row; null where it could not be made, which `Rows.wrong` tells."""
+        return self.column(rows)
+
+    def once(self, names: Mapping[str, Any]) -> Value:
+        """Its value where there are no rows; `ValueError` when it cannot be made."""
+        rows = Rows([None], names)
+        value = self.column(rows)[0]
+        if rows.wrong:
+            raise ValueError(rows.wrong[0].why)
+        return value
+
+
+def expression(text: Any, where: str, known: Sequence[str] = ()) -> Expression:
+    """Compile an expression of ``fields``; ``known`` are names that stand for what was asked.
+
+    `ConfigError` says what is wrong with it.
+    """
+    if not isinstance(text, str):
+        return Expression(str(text), lambda rows: [text] * len(rows.raw), frozenset())
+    if text.startswith("="):
+        constant = text[1:].strip()
+        return Expression(text, lambda rows: [constant] * len(rows.raw), frozenset())
+    if "${" in text:
+        return template(text, where, known)
+    head, *steps = _pipe(text, where)
+    return _filtered(text, _path(head, where), steps, where, known, frozenset())
+
+
+def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = True) -> Expression:
+    """Compile text with ``${name | filter}`` in it; without any it stands for itself. ``rows``: may look at them."""
+    if not isinstance(text, str) or "${" not in text:
+        return Expression(str(text), lambda found: [text] * len(found.raw), frozenset())
+    places = list(_SLOT.finditer(text))
+    if len(places) != text.count("${"):
+        raise ConfigError(f"{where}: {text!r}: a '${{' without its '}}', or braces inside one.")
+    slots = [_slot(match[1], f"{where}: {match[0]}", known, rows=rows) for match in places]
+    names = frozenset[str]().union(*(slot.names for slot in slots))
+    if len(places) == 1 and places[0][0] == text:
+        return Expression(text, slots[0].column, names)
+    pieces = _SLOT.split(text)[::2]
+
+    def column(found: Rows) -> list[Value]:
+        columns = [slot.column(found) for slot in slots]
+        made: list[Value] = []
+        for values in zip(*columns, strict=True):
+            if None in values:  # a part that is missing makes no whole
+                made.append(None)
+                continue
+            words = map(text_of, values)
+            made.append(pieces[0] + "".join(word + piece for word, piece in zip(words, pieces[1:], strict=True)))
+        return made
+
+    return Expression(text, column, names)
+
+
+def _slot(text: str, where: str, known: Sequence[str], *, rows: bool) -> Expression:
+    head, *steps = _pipe(text, where)
+    name, dot, path = head.partition(".")
+    if rows and name == "row" and dot:
+        return _filtered(text, _path(path, where), steps, where, known, frozenset())
+    valid = [*known, "row.…", "doc.…"] if rows else list(known)
+    if name == "doc" and dot and rows:
+        return _filtered(text, _whole(path, where), steps, where, known, frozenset())
+    if head not in known:
+        raise ConfigError(f"{where}: no such name.{nearest(head, known)} Valid: {', '.join(valid) or 'none here'}.")
+
+    def column(found: Rows) -> list[Value]:
+        return [found.names.get(head)] * len(found.raw)
+
+    return _filtered(text, column, steps, where, known, frozenset({head}))
+
+
+def _filtered(
+    text: str, first: Column, steps: Sequence[str], where: str, known: Sequence[str], names: frozenset[str]
+) -> Expression:
+    column = first
+    for step in steps:
+        match = _CALL.fullmatch(step)
+        if match is None:
+            raise ConfigError(f"{where}: {step!r} is no filter; write name, or name('argument').")
+        arguments = _arguments(match[2] or "", where)
+        if match[1] == "default":
+            if len(arguments) != 1:
+                raise ConfigError(f"{where}: default takes one argument: 'text', or the path of another field.")
+            column = _defaulted(column, _other(arguments[0], where))
+            continue
+        column = _stepped(column, compiled(match[1], [plain for plain, _ in arguments], where), text)
+    return Expression(text, column, names)
+
+
+def _stepped(before: Column, step: Callable[[Value], Value], text: str) -> Column:
+    def column(rows: Rows) -> list[Value]:
+        values = before(rows)
+        try:
+            return applied(step, values)
+        except (ValueError, TypeError, OverflowError):
+            return _one_by_one(step, values, rows, text)
+
+    return column
+
+
+def _one_by_one(step: Callable[[Value], Value], values: Sequence[Value], rows: Rows, text: str) -> list[Value]:
+    """Find the rows that cannot be read; the others go on."""
+    made: list[Value] = []
+    for place, value in enumerate(values):
+        try:
+            made.append(None if value is None else step(value))
+        except (ValueError, TypeError, OverflowError) as error:
+            made.append(None)
+            rows.wrong.append(RowError(place, f"{text}: {error}"))
+    return made
+
+
+def _defaulted(before: Column, other: Column) -> Column:
+    def column(rows: Rows) -> list[Value]:
+        values = before(rows)
+        if None not in values and "" not in values:
+            return values
+        return [
+            spare if value is None or value == "" else value for value, spare in zip(values, other(rows), strict=True)
+        ]
+
+    return column
+
+
+def _other(argument: tuple[str, bool], where: str) -> Column:
+    text, is_quoted = argument
+    if is_quoted or not _NAME.match(text):
+        return lambda rows: [text] * len(rows.raw)
+    return _path(text, where)
+
+
+def _path(text: str, where: str) -> Column:
+    """A path into each row. The two most common forms need no interpreter."""
+    if _NAME.fullmatch(text):
+        return lambda rows: [row.get(text) if isinstance(row, dict) else None for row in rows.raw]
+    match = _PLACE.fullmatch(text)
+    if match is not None:
+        name, place = match[1], int(match[2])
+
+        def column(rows: Rows) -> list[Value]:
+            lists = [row.get(name) if isinstance(row, dict) else None for row in rows.raw]
+            return [found[place] if isinstance(found, list) and place < len(found) else None for found in lists]
+
+        return column
+    search = searcher(text, where)
+    return lambda rows: [search(row) for row in rows.raw]
+
+
+def _whole(text: str, where: str) -> Column:
+    search = searcher(text, where)
+    return lambda rows: [search(rows.names.get("doc"))] * len(rows.raw)
+
+
+def searcher(text: str, where: str) -> Callable[[Any], Any]:
+    """A JMESPath as a function; what it cannot be used on gives null. `ConfigError` when it is none."""
+    try:
+        found = jmespath.compile(text)
+    except JMESPathError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{where}: {text!r} is not a JMESPath: {reason}.") from None
+
+    def search(value: Any) -> Any:
+        try:
+            return found.search(value)
+        except JMESPathError:
+            return None
+
+    return search
+
+
+def _pipe(text: str, where: str) -> list[str]:
+    """Cut at ``|``, but not inside quotes or brackets, and not at ``||``, which is JMESPath's."""
+    parts, depth, quote, begin = list[str](), 0, "", 0
+    at = 0
+    while at < len(text):
+        sign = text[at]
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"`":
+            quote = sign
+        elif sign in "([{":
+            depth += 1
+        elif sign in ")]}":
+            depth -= 1
+        elif sign == "|" and not depth:
+            if text[at : at + 2] == "||":
+                at += 1
+            else:
+                parts.append(text[begin:at].strip())
+                begin = at + 1
+        at += 1
+    if quote or depth:
+        raise ConfigError(f"{where}: {text!r}: a quote or bracket that does not end.")
+    parts.append(text[begin:].strip())
+    if not all(parts):
+        raise ConfigError(f"{where}: {text!r}: nothing stands on one side of a '|'.")
+    return parts
+
+
+def _arguments(text: str, where: str) -> list[tuple[str, bool]]:
+    """Arguments of a filter, and whether each was in quotes."""
+    found: list[tuple[str, bool]] = []
+    rest = text.strip()
+    while rest:
+        if rest[0] in "'\"":
+            end = rest.find(rest[0], 1)
+            if end < 0:
+                raise ConfigError(f"{where}: ({text}): a quote that does not end.")
+            found.append((rest[1:end], True))
+            rest = rest[end + 1 :].strip()
+            if rest and not rest.startswith(","):
+                raise ConfigError(f"{where}: ({text}): write a comma between arguments.")
+            rest = rest[1:].strip()
+            continue
+        word, _, rest = rest.partition(",")
+        found.append((word.strip(), False))
+        rest = rest.strip()
+    return found

@@ -1,0 +1,370 @@
+"""The filters of declared sources: a closed list of pure functions from a column of values to a column of values.
+
+A value is what a site wrote: text, a whole number, true, false, or nothing (null). Numbers with a point stay text until
+they become exact decimals. Every filter leaves null as it is, and raises `ValueError` for a value it cannot read: that
+row is quarantined, the others go on.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from inspect import Parameter, signature
+from typing import Any
+
+from tidewire.collect.schedule import zone
+from tidewire.errors import ConfigError, InputError, nearest
+
+Value = Any
+"""Text, int, bool or None; lists and mappings on their way to a filter that takes them apart."""
+
+MISSING = frozenset({"", "-", "--", "—", "N/A", "null", "None"})
+"""How sites write that there is no number."""
+
+SHANGHAI = "Asia/Shanghai"
+
+_TAG = re.compile(r"<[^>]*>")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+Step = Callable[[Value], Value]
+
+FILTERS: dict[str, Callable[..., Step]] = {}
+"""Name → what makes the step from the arguments in the file."""
+
+
+def _filter(make: Callable[..., Step]) -> Callable[..., Step]:
+    FILTERS[make.__name__.strip("_")] = make
+    return make
+
+
+def compiled(name: str, arguments: Sequence[str], where: str) -> Step:
+    """The step of a filter; `ConfigError` for one that is not in the list, or arguments it does not take."""
+    make = FILTERS.get(name)
+    if make is None:
+        hint = nearest(name, FILTERS)
+        raise ConfigError(f"{where}: no filter {name!r}.{hint} Valid: {', '.join(sorted(FILTERS))}.")
+    wanted = signature(make).parameters.values()
+    least = sum(each.default is Parameter.empty and each.kind is not Parameter.VAR_POSITIONAL for each in wanted)
+    most = None if any(each.kind is Parameter.VAR_POSITIONAL for each in wanted) else len(wanted)
+    if len(arguments) < least or (most is not None and len(arguments) > most):
+        takes = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+        raise ConfigError(f"{where}: the filter {name!r} takes {takes} arguments, found {len(arguments)}.")
+    try:
+        return make(*arguments)
+    except (ValueError, InputError, re.error) as error:
+        raise ConfigError(f"{where}: {name}({', '.join(arguments)}): {error}") from None
+
+
+def applied(step: Step, values: Sequence[Value]) -> list[Value]:
+    """A column after a step; nulls stay."""
+    return [None if value is None else step(value) for value in values]
+
+
+def text_of(value: Value) -> str:
+    """A value as a site writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else str(value)
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------
+
+
+@_filter
+def decimal() -> Step:
+    """An exact number; how sites write "no number" becomes null, commas between digits go."""
+
+    def step(value: Value) -> Value:
+        text = text_of(value).strip()
+        if text in MISSING:
+            return None
+        return text.replace(",", "") if "," in text else text
+
+    return step
+
+
+@_filter
+def int_() -> Step:
+    """A whole number; missing as in ``decimal``."""
+    number = decimal()
+
+    def step(value: Value) -> Value:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        text = number(value)
+        if text is None:
+            return None
+        found = _exact(text)
+        if found != found.to_integral_value():
+            raise ValueError(f"{value!r} is not a whole number")
+        return int(found)
+
+    return step
+
+
+@_filter
+def scale(power: str) -> Step:
+    """Times ten to the ``power``: lots of 100 shares are ``scale(2)``, percent is ``scale(-2)``. Exact."""
+    places = int(power)
+    factor = 10**places if places > 0 else 1
+
+    def step(value: Value) -> Value:
+        if isinstance(value, int) and places >= 0:
+            return value * factor
+        return f"{_exact(text_of(value)).scaleb(places):f}"
+
+    return step
+
+
+@_filter
+def times(factor: str) -> Step:
+    """Times a number. Exact."""
+    by = _exact(factor)
+
+    def step(value: Value) -> Value:
+        return f"{_exact(text_of(value)) * by:f}"
+
+    return step
+
+
+@_filter
+def positive() -> Step:
+    """Null where a number is zero: how sites write "no price"."""
+
+    def step(value: Value) -> Value:
+        return value if text_of(value).strip("0.+-") else None
+
+    return step
+
+
+def _exact(text: str) -> Decimal:
+    try:
+        found = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text[:40]!r} is not a number") from None
+    if not found.is_finite():
+        raise ValueError(f"{text[:40]!r} is not a number")
+    return found
+
+
+# -- text ---------------------------------------------------------------------------------------------------------
+
+
+@_filter
+def str_() -> Step:
+    """As text."""
+    return text_of
+
+
+@_filter
+def strip(characters: str = "") -> Step:
+    """Without spaces (full-width ones too), or without ``characters``, at both ends."""
+    return lambda value: text_of(value).strip(characters or None)
+
+
+@_filter
+def squeeze() -> Step:
+    """Without any spaces, full-width ones included: ``万  科Ａ`` is ``万科Ａ``."""
+    return lambda value: "".join(text_of(value).split())
+
+
+@_filter
+def strip_tags() -> Step:
+    """Without HTML tags, entities resolved."""
+    return lambda value: html.unescape(_TAG.sub("", text_of(value))).strip()
+
+
+@_filter
+def lower() -> Step:
+    """In small letters."""
+    return lambda value: text_of(value).lower()
+
+
+@_filter
+def upper() -> Step:
+    """In capital letters."""
+    return lambda value: text_of(value).upper()
+
+
+@_filter
+def replace(old: str, new: str) -> Step:
+    """``old`` replaced by ``new``, everywhere."""
+    return lambda value: text_of(value).replace(old, new)
+
+
+@_filter
+def regex(pattern: str) -> Step:
+    """What the pattern's first group finds (the whole of it without a group); null where it finds nothing."""
+    found = re.compile(pattern)
+
+    def step(value: Value) -> Value:
+        match = found.search(text_of(value))
+        return None if match is None else match[found.groups and 1]
+
+    return step
+
+
+@_filter
+def part(separator: str, place: str) -> Step:
+    """One part of text cut at ``separator``, counted from 0; null where there are fewer."""
+    at = int(place)
+
+    def step(value: Value) -> Value:
+        parts = text_of(value).split(separator)
+        return parts[at] if -len(parts) <= at < len(parts) else None
+
+    return step
+
+
+@_filter
+def cut(start: str, end: str = "") -> Step:
+    """The characters from ``start`` to before ``end``, counted from 0; negative ones from the end."""
+    first, last = int(start), int(end) if end else None
+    return lambda value: text_of(value)[first:last]
+
+
+@_filter
+def prefix(text: str) -> Step:
+    """``text`` before it."""
+    return lambda value: text + text_of(value)
+
+
+@_filter
+def suffix(text: str) -> Step:
+    """``text`` behind it."""
+    return lambda value: text_of(value) + text
+
+
+@_filter
+def join(separator: str = ",") -> Step:
+    """The values of a list as one text."""
+
+    def step(value: Value) -> Value:
+        if not isinstance(value, list):
+            raise TypeError(f"{text_of(value)[:40]!r} is not a list")
+        return separator.join(map(text_of, value))
+
+    return step
+
+
+# -- choices ------------------------------------------------------------------------------------------------------
+
+
+@_filter
+def map_(*pairs: str) -> Step:
+    """Other words for words: ``map('0=SZ', '1=SH', '*=BJ')``; ``*`` is everything else, without it that is an error."""
+    if not pairs:
+        raise ValueError("write at least one 'from=to'")
+    table: dict[str, str] = {}
+    for pair in pairs:
+        left, equals, right = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{pair!r}: write 'from=to'")
+        table[left] = right
+    other = table.pop("*", None)
+
+    def step(value: Value) -> Value:
+        found = table.get(text_of(value), other)
+        if found is None:
+            raise ValueError(f"{text_of(value)[:40]!r} is not among {', '.join(table)}")
+        return found
+
+    return step
+
+
+@_filter
+def null_if(*texts: str) -> Step:
+    """Null where it is one of these texts."""
+    return lambda value: None if text_of(value) in texts else value
+
+
+@_filter
+def cn_exchange() -> Step:
+    """The mainland exchange of a six-digit **stock** code: ``600000`` → SH, ``000001`` → SZ, ``920002`` → BJ.
+
+    Only for lists that hold stocks alone: 000001 is also an index of Shanghai.
+    """
+
+    def step(value: Value) -> Value:
+        code = text_of(value)
+        if not re.fullmatch(r"\d{6}", code, re.ASCII):
+            raise ValueError(f"{code[:40]!r} is not a code of six digits")
+        if code[0] in "48" or code.startswith("92"):
+            return "BJ"
+        if code[0] in "56" or code[:2] in {"90", "11"}:
+            return "SH"
+        if code[0] in "0123":
+            return "SZ"
+        raise ValueError(f"no exchange has codes like {code!r}")
+
+    return step
+
+
+# -- times: UTC microseconds --------------------------------------------------------------------------------------
+
+
+def _epoch(factor: int) -> Step:
+    def step(value: Value) -> Value:
+        return round(_exact(text_of(value)) * factor)
+
+    return step
+
+
+@_filter
+def epoch_s() -> Step:
+    """Seconds since 1970 as a time."""
+    return _epoch(1_000_000)
+
+
+@_filter
+def epoch_ms() -> Step:
+    """Milliseconds since 1970 as a time."""
+    return _epoch(1_000)
+
+
+@_filter
+def epoch_us() -> Step:
+    """Microseconds since 1970 as a time."""
+    return _epoch(1)
+
+
+@_filter
+def time(form: str, tz: str = SHANGHAI) -> Step:
+    """Local time by a form such as ``%Y-%m-%d %H:%M:%S``, read in a time zone (Shanghai unless another is named)."""
+    at = zone(tz)
+
+    def step(value: Value) -> Value:
+        return micros_of(datetime.strptime(text_of(value).strip(), form), at)  # noqa: DTZ007 - the zone is put in next
+
+    return step
+
+
+@_filter
+def iso(tz: str = SHANGHAI) -> Step:
+    """A date or time as ISO 8601 writes it; read in a time zone where it names none."""
+    at = zone(tz)
+    return lambda value: micros_of(datetime.fromisoformat(text_of(value).strip()), at)
+
+
+@_filter
+def rfc822() -> Step:
+    """A time as mails and RSS write it."""
+    return lambda value: micros_of(parsedate_to_datetime(text_of(value)), UTC)
+
+
+def micros_of(moment: datetime, at: tzinfo) -> int:
+    """UTC microseconds of a moment; ``at`` is its time zone where it has none."""
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=at)
+    return (aware - _EPOCH) // _MICROSECOND
+
+
+@_filter
+def date(form: str, tz: str = SHANGHAI) -> Step:
+    """A time (UTC microseconds) written as local time by a form: for requests."""
+    at = zone(tz)
+    return lambda value: (_EPOCH + value * _MICROSECOND).astimezone(at).strftime(form)

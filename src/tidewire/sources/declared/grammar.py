@@ -1,0 +1,131 @@
+"""What may stand in a file that declares a source: one section a key, unknown keys are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from tidewire.collect import Section
+
+Action = Literal["retry", "back_off", "rotate", "skip", "stop", "quarantine", "fail"]
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Schedule(Section, frozen=True):
+    """When it is asked: ``every`` so long, or by a ``cron`` line; only ``between`` two local times, where said."""
+
+    every: str = ""
+    cron: str = ""
+    between: str = ""
+    tz: str = "Asia/Shanghai"
+    jitter: str = "10%"
+
+
+class Asking(Section, frozen=True):
+    """What is asked for: ``get`` or ``post`` an address; ``${…}`` in any text is put in."""
+
+    get: str = ""
+    post: str = ""
+    params: Mapping[str, Any] = {}
+    headers: Mapping[str, str] = {}
+    form: Mapping[str, Any] = {}
+    json: Any = None
+    body: str = ""
+    timeout: str = "10s"
+
+
+class Paginate(Section, frozen=True):
+    """How the rest of a list is asked for.
+
+    ``page`` or ``offset`` names the parameter that counts; ``cursor`` the one that takes what ``next`` finds in the
+    reply. ``size`` is the parameter of the page's length and the length; ``total`` and ``more`` are JMESPaths to the
+    number of rows there are and to whether there are more. ``max`` pages are asked for at most, ``parallel`` at once.
+    """
+
+    page: str = ""
+    offset: str = ""
+    cursor: str = ""
+    next: str = ""
+    start: int = 1
+    size: Mapping[str, int] = {}
+    total: str = ""
+    more: str = ""
+    parallel: Positive = 1
+    max: Positive = 200
+
+
+class Quota(Section, frozen=True):
+    """How much may be asked: ``rate`` as ``2/s`` or ``30/m``, ``concurrency`` at once.
+
+    ``share`` names the family of sites that counts together: all files with the same word have one limit, the lowest
+    of theirs. ``adapt``: slower after each refusal, faster again when all is well.
+    """
+
+    rate: str = "1/s"
+    concurrency: Positive = 1
+    share: str = ""
+    adapt: bool = False
+
+
+class Condition(Section, frozen=True):
+    """Of a reply: its status is one of these, or its content type begins so."""
+
+    status: Sequence[int] = ()
+    content_type: str = ""
+
+
+class Rule(Section, frozen=True):
+    """What is done with a reply: ``when`` is a `Condition`, or a JMESPath on the document that gives true."""
+
+    when: Condition | str
+    do: Action
+
+
+class Expect(Section, frozen=True):
+    """What a whole answer has: ``rows`` as ``">= 1"`` or the path of the site's own total, ``unique`` columns."""
+
+    rows: str | int = ""
+    unique: Sequence[str] = ()
+    null_share: Mapping[str, str] = {}
+
+
+class Case(Section, frozen=True):
+    """A test in the file: ``responses`` (text, or JSON as YAML) and the ``rows`` they must give; null: none given.
+
+    ``given`` are names such as ``symbol`` or ``since``; ``requests``: the addresses that must be asked for.
+    """
+
+    name: str
+    responses: Sequence[Any]
+    given: Mapping[str, Any] = {}
+    encode: str = "utf-8"
+    received: str = "2026-01-05T01:30:00Z"
+    requests: Sequence[str] | None = None
+    rows: Sequence[Mapping[str, Any]] | None = None
+    wrong: Sequence[str] = ()
+    skipped: int = 0
+
+
+class Declared(Section, frozen=True):
+    """A source in a file: what it is, when and how it is asked, how its replies become rows."""
+
+    version: Literal[1]
+    source: str
+    emits: str
+    request: Asking
+    fields: Mapping[str, Any]
+    about: str = ""
+    schedule: Schedule = Schedule()
+    for_each: Mapping[str, Sequence[Any]] = {}
+    paginate: Paginate | None = None
+    decode: str | Mapping[str, Any] = "json"
+    select: str | Mapping[str, Any] | None = None
+    where: str = ""
+    key: Sequence[str] = ()
+    limits: Quota = Quota()
+    errors: Sequence[Rule] = ()
+    expect: Expect = Expect()
+    tests: Sequence[Case] = ()

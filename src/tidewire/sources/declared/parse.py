@@ -1,0 +1,67 @@
+"""Frames of a declared source to rows, live and in replay: a function of the frames and the file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tidewire.collect import Frame, Outcome, Parsed
+from tidewire.errors import ParseError
+from tidewire.sources.declared.source import Source
+
+REFUSED = "refused"
+"""In what was asked: the reply is no data, and what is done about it."""
+
+LOOK = "a rule of the file says that this reply is to be looked at"
+
+_names = msgspec.json.Decoder(dict[str, Any])
+
+
+def asked_text(method: str, url: str, names: Mapping[str, Any]) -> str:
+    """How a request stands in a frame: what it was, and the names its expressions may need."""
+    return f"{method} {url} {msgspec.json.encode(names).decode()}" if names else f"{method} {url}"
+
+
+def names_of(request: str) -> dict[str, Any]:
+    """The names of `asked_text`. Addresses hold no spaces."""
+    parts = request.split(" ", 2)
+    return _names.decode(parts[2]) if len(parts) > 2 else {}
+
+
+class DeclaredParser:
+    """Parses the replies to one file's requests."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def parse(self, frames: Sequence[Frame]) -> Outcome:
+        """Rows of each reply; one that is not what the file says is quarantined as a whole."""
+        outcome = Outcome()
+        for frame in frames:
+            names = names_of(frame.origin.request)
+            said = names.get(REFUSED)
+            if said == "quarantine":
+                outcome.unreadable.append((frame, LOOK))
+                continue
+            if said is not None:
+                outcome.control.append(frame)
+                continue
+            try:
+                self._take(frame, names, outcome)
+            except ParseError as error:
+                outcome.unreadable.append((frame, str(error)))
+        return outcome
+
+    def _take(self, frame: Frame, names: Mapping[str, Any], outcome: Outcome) -> None:
+        read = self._source.read(frame.payload, names, frame.wall_ns // 1_000)
+        if read.action == "quarantine":
+            raise ParseError(LOOK)
+        outcome.filtered += [frame] * read.filtered
+        count = len(read.places)
+        if count:
+            parsed = Parsed(self._source.kind, read.columns, [frame] * count, read.places, wrong=read.wrong)
+            outcome.parsed.append(parsed)
+        elif not read.filtered:
+            outcome.control.append(frame)

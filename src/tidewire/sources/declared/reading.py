@@ -1,0 +1,100 @@
+"""Reading files that declare sources."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tidewire.collect.config import read, seconds
+from tidewire.collect.document import read_document
+from tidewire.collect.schedule import Cron, Window
+from tidewire.errors import ConfigError, InputError
+from tidewire.sources.declared.asking import check_requests
+from tidewire.sources.declared.grammar import Declared
+from tidewire.sources.declared.source import Source, compile_source
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)", re.ASCII)
+_PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+CATALOGUE = Path(__file__).parents[1] / "catalogue"
+
+
+def catalogue() -> list[Path]:
+    """The files that come with the program."""
+    return sorted(CATALOGUE.glob("*.yaml"))
+
+
+def declares(path: Path) -> bool:
+    """Whether a file declares a source (and is not a source of a platform, or something else)."""
+    if path.suffix not in SUFFIXES:
+        return False
+    try:
+        data = read_document(path)
+    except ConfigError:
+        return False
+    return "request" in data or "emits" in data
+
+
+def load_declared(path: Path) -> Source:
+    """A file's source; `ConfigError` with file, key, what was found, what is valid."""
+    where = str(path)
+    declared = read(read_document(path), Declared, where)
+    if path.stem != declared.source:
+        raise ConfigError(f"{where}: source: {declared.source!r} must be the file's name, {path.stem!r}.")
+    _check_schedule(declared, where)
+    asking = declared.request
+    if bool(asking.get) == bool(asking.post):
+        raise ConfigError(f"{where}: request: write get or post, and an address.")
+    if sum(map(bool, (asking.form, asking.json is not None, asking.body))) > 1:
+        raise ConfigError(f"{where}: request: write one of form, json and body.")
+    if asking.get and (asking.form or asking.json is not None or asking.body):
+        raise ConfigError(f"{where}: request: form, json and body belong to post.")
+    seconds(asking.timeout, f"{where}: request.timeout")
+    per_second(declared.limits.rate, f"{where}: limits.rate")
+    paginate = declared.paginate
+    if paginate is not None:
+        if sum(map(bool, (paginate.page, paginate.offset, paginate.cursor))) != 1:
+            raise ConfigError(f"{where}: paginate: write one of page, offset and cursor.")
+        if bool(paginate.cursor) != bool(paginate.next):
+            raise ConfigError(f"{where}: paginate: cursor and next belong together.")
+        if paginate.offset and not paginate.size:
+            raise ConfigError(f"{where}: paginate: offset needs size, such as {{limit: 100}}.")
+    check_requests(declared, where)
+    return compile_source(declared, where)
+
+
+def _check_schedule(declared: Declared, where: str) -> None:
+    schedule = declared.schedule
+    if schedule.every and schedule.cron:
+        raise ConfigError(f"{where}: schedule: write every or cron, not both.")
+    try:
+        if schedule.every:
+            seconds(schedule.every, f"{where}: schedule.every")
+        if schedule.cron:
+            Cron(schedule.cron, schedule.tz)
+        if schedule.between:
+            Window(schedule.between, schedule.tz)
+        share(schedule.jitter)
+    except ConfigError:
+        raise
+    except InputError as error:
+        raise ConfigError(f"{where}: schedule: {error}") from None
+
+
+def per_second(text: str, where: str) -> float:
+    """``2/s`` or ``30/m`` in requests per second."""
+    match = _RATE.fullmatch(text.replace(" ", ""))
+    if match is None or not float(match[1]):
+        raise ConfigError(f"{where}: {text!r} is no rate; write 2/s, 30/m or 100/h.")
+    return float(match[1]) / _PER_S[match[2]]
+
+
+def share(text: str) -> float:
+    """``10%`` as 0.1; `InputError` for anything else."""
+    number = text.removesuffix("%")
+    if not text.endswith("%") or not number.replace(".", "", 1).isdecimal() or float(number) > 100:
+        raise InputError(f"{text!r} is no share; write 10%.")
+    return float(number) / 100

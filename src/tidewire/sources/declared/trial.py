@@ -1,0 +1,152 @@
+"""The tests that stand in a file: replies it must be able to read, and the rows they must give. No network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import polars as pl
+
+from tidewire.collect import Request
+from tidewire.errors import ParseError
+from tidewire.records.exact import build
+from tidewire.records.forms import row_texts
+from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
+from tidewire.sources.declared.filters import micros_of, text_of
+from tidewire.sources.declared.grammar import Case
+from tidewire.sources.declared.source import Read, Source
+
+SHOWN = 3
+"""How many differences are told."""
+
+
+@dataclass
+class Made:
+    """What replies came to: good rows in their JSON form, why others were not taken, and how many were left out."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    wrong: list[str] = field(default_factory=list[str])
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a test of a file went; ``problems`` is empty where it passed."""
+
+    name: str
+    problems: Sequence[str]
+    rows: int
+
+
+def run_tests(source: Source) -> Iterator[Verdict]:
+    """Run every test of a file."""
+    for case in source.declared.tests:
+        made, problems = Made(), list[str]()
+        names = next(combinations(source.declared, {}), {}) | dict(case.given)
+        received_us = micros_of(datetime.fromisoformat(case.received), UTC)
+        for place, response in enumerate(case.responses):
+            try:
+                read = source.read(payload_of(response, case.encode), names, received_us)
+            except ParseError as error:
+                made.wrong.append(str(error))
+                continue
+            except (UnicodeEncodeError, LookupError) as error:
+                problems.append(f"responses[{place}]: cannot be written in {case.encode}: {error}")
+                continue
+            take(source, read, received_us, made)
+        problems += _differences(case, made)
+        if case.requests is not None:
+            problems += _unasked(source, names, case.requests)
+        yield Verdict(case.name, problems, len(made.rows))
+
+
+def payload_of(response: Any, charset: str) -> bytes:
+    """The bytes of a reply as a test has it: text, or what becomes JSON."""
+    if isinstance(response, str):
+        return response.encode(charset)
+    return msgspec.json.encode(response).decode().encode(charset)
+
+
+def take(source: Source, read: Read, received_us: int, made: Made) -> None:
+    """Add the rows of a reply as they would be stored, checked by the rules of their type."""
+    made.skipped += read.filtered
+    count = len(read.places)
+    if not count:
+        return
+    built = build(source.kind, _columns(source, read, received_us), count)
+    failed = source.kind.check(built.rows)
+    bad = {**built.not_exact, **read.wrong}
+    for place, row in enumerate(row_texts(source.kind, built.rows)):
+        if place in bad:
+            made.wrong += [f"{name}: not exact" for name in bad[place]]
+        elif failed[place]:
+            made.wrong += source.kind.reasons(built.rows[place])[0]
+        else:
+            made.rows.append(msgspec.json.decode(row))
+
+
+def _columns(source: Source, read: Read, received_us: int) -> dict[str, Any]:
+    count = len(read.places)
+    own = {"source": source.name, "frame": [1] * count, "ordinal": list(read.places)}
+    return {"ingested_at": [received_us] * count, **read.columns, **own}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows as a table for people."""
+    return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
+
+
+def _differences(case: Case, made: Made) -> list[str]:
+    problems: list[str] = []
+    if case.rows is not None:
+        if len(case.rows) != len(made.rows):
+            problems.append(f"{len(case.rows)} rows expected, {len(made.rows)} came")
+        for place, (wanted, found) in enumerate(zip(case.rows, made.rows, strict=False)):
+            for name, value in wanted.items():
+                if name not in found:
+                    problems.append(f"rows[{place}].{name}: there is no such column")
+                elif not _same(value, found[name]):
+                    problems.append(f"rows[{place}].{name}: {value!r} expected, {found[name]!r} came")
+    left = Counter(made.wrong)
+    left.subtract(Counter(case.wrong))
+    problems += [f"not taken: {why}" for why, count in left.items() if count > 0]
+    problems += [f"should not have been taken: {why}" for why, count in left.items() if count < 0]
+    if case.rows is not None and case.skipped != made.skipped:
+        problems.append(f"{case.skipped} rows to be left out by `where`, {made.skipped} were")
+    return problems[:SHOWN] + ([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    """Numbers may be written as numbers, times without their microseconds."""
+    if wanted is None or found is None or isinstance(wanted, bool):
+        return wanted == found
+    if isinstance(found, str) and found.endswith(".000000Z") and wanted == found.replace(".000000Z", "Z"):
+        return True
+    return wanted == found or text_of(wanted) == text_of(found)
+
+
+def _unasked(source: Source, names: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
+    declared = source.declared
+    texts = templates(declared, source.name)
+    found: list[str] = []
+    for at in range(len(wanted)):
+        paging = page_parameters(declared.paginate, at) if declared.paginate is not None else {}
+        page = {} if declared.paginate is None else {"page": declared.paginate.start + at}
+        found.append(address(request(declared, texts, {**names, **page}, paging)))
+    return [
+        f"requests[{place}]: {expected!r} expected, {came!r} asked for"
+        for place, (expected, came) in enumerate(zip(wanted, found, strict=True))
+        if expected != came
+    ]
+
+
+def address(asked: Request) -> str:
+    """A request in one line: method where it is not GET, address, parameters, body."""
+    query = f"?{urlencode(asked.params)}" if asked.params else ""
+    body = f" {asked.body.decode()}" if asked.body else ""
+    return f"{'' if asked.method == 'GET' else asked.method + ' '}{asked.url}{query}{body}"

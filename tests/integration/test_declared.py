@@ -1,0 +1,135 @@
+"""A site that nobody wrote code for: a file is dropped into the plugin directory, and its rows are stored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from integration.kit import api, audited, balanced, idle, loaded, replayed, running, same_rows, tables, until
+
+FILE = """
+version: 1
+source: example.list
+emits: ticker@1
+schedule: {{every: 300ms, jitter: 0%}}
+request: {{get: "{url}/list"}}
+paginate: {{page: pn, start: 1, size: {{pz: 100}}, total: data.total, parallel: 2}}
+select: data.items
+where: "kind != 'test'"
+fields:
+  instrument: "${{row.code}}.${{row.code | cn_exchange}}"
+  last: {price}
+  volume: lots | int | scale(2)
+  event_time: at | epoch_ms
+limits: {{rate: 1000/s, concurrency: 8}}
+errors:
+  - {{when: {{content_type: text/html}}, do: retry}}
+expect: {{rows: data.total}}
+"""
+STOCKS = 250
+TESTS = 3
+
+
+@dataclass
+class Site:
+    """Stocks in pages of 100, whatever is asked for; at times short, broken or closed."""
+
+    url: str = ""
+    rounds: int = 0
+    missing: int = 0
+    garbage: bool = False
+    blocked: bool = False
+    sent: list[int] = field(default_factory=list[int])
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if self.blocked:
+            return web.Response(text="<html>verify</html>", content_type="text/html")
+        page = int(request.query["pn"])
+        self.rounds += page == 1
+        begin = (page - 1) * 100
+        rows = [self._row(number) for number in range(begin, min(begin + 100, STOCKS - self.missing))]
+        if self.garbage and page == 1:
+            rows[5]["lots"] = "many"
+        return web.json_response({"data": {"total": STOCKS, "items": rows}})
+
+    def _row(self, number: int) -> dict[str, Any]:
+        if number < TESTS:
+            return {"code": "999999", "kind": "test"}
+        at = 1_783_044_809_000 + self.rounds * 1_000
+        price: Any = "-" if number % 50 == 7 else round(5 + number / 100, 2)
+        return {"code": f"{number:06d}", "price": price, "lots": number, "at": at}
+
+
+@asynccontextmanager
+async def site() -> AsyncIterator[Site]:
+    here = Site()
+    application = web.Application()
+    application.router.add_get("/list", here.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        host, port = runner.addresses[0][:2]
+        here.url = f"http://{host}:{port}"
+        yield here
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_dropped_file_collects_a_site_and_nothing_is_taken_for_what_it_is_not(tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    configuration = loaded(tmp_path, [])
+    async with site() as here, running(configuration) as platform, api(platform) as client:
+        path = plugins / "example.list.yaml"
+
+        async def rounds(count: int, why: str) -> None:
+            goal = here.rounds + count
+            await until(lambda: here.rounds >= goal, why)
+
+        path.write_text(FILE.format(url=here.url, price="price | decimal"), encoding="utf-8")
+        await rounds(2, "the file is noticed and the site is asked")
+        here.garbage = True
+        await rounds(2, "rows that cannot be read")
+        here.garbage, here.missing = False, 20
+        await rounds(2, "a list that is short")
+        here.missing, here.blocked = 0, True
+
+        async def failing() -> bool:
+            (source,) = (await client.get("/v1/sources"))["data"]
+            return source["health"] != "ok"
+
+        await until(failing, "the block page is noticed")
+        here.blocked = False
+        await rounds(2, "it goes on")
+        path.write_text(FILE.format(url=here.url, price="prices | decimals"), encoding="utf-8")
+
+        async def told() -> bool:
+            return any("no filter 'decimals'" in str(each) for each in (await client.get("/v1/sources"))["data"])
+
+        await until(told, "the wrong file is told")
+        await rounds(2, "the version before goes on")
+        path.unlink()
+
+        async def gone() -> bool:
+            return not (await client.get("/v1/sources"))["data"]
+
+        await until(gone, "the file is gone")
+        await idle(platform)
+        balanced(await audited(client))
+        latest = (await client.get("/v1/ticker/latest", symbol="000249.SZ"))["data"]
+    stored = tables(tmp_path / "data")
+    ticker, gap, quarantined = stored["ticker_v1"], stored["gap_v1"], stored["quarantined_v1"]
+    assert latest[0]["last"] == "7.49"
+    assert ticker["instrument"].n_unique() == STOCKS - TESTS
+    assert ticker.filter(instrument="000057.SZ")["last"].null_count() == ticker.filter(instrument="000057.SZ").height
+    assert "999999.SH" not in ticker["instrument"]
+    assert gap.filter(cause="total").height > 0
+    assert {"000005.SZ"} == set(quarantined["instrument"].drop_nulls())
+    path.write_text(FILE.format(url=here.url, price="price | decimal"), encoding="utf-8")
+    same_rows(stored, await replayed(tmp_path / "data", tmp_path / "again", configuration), "replay")
