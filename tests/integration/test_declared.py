@@ -81,6 +81,27 @@ async def site() -> AsyncIterator[Site]:
         await runner.cleanup()
 
 
+async def test_a_file_that_is_there_at_the_start_runs_and_obeys_the_platform_file(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    async with site() as here:
+        text = FILE.format(url="http://127.0.0.1:9", price="price | decimal")
+        (tmp_path / "plugins" / "example.list.yaml").write_text(text, encoding="utf-8")
+        (tmp_path / "plugins" / "example.other.yaml").write_text(
+            FILE.format(url=here.url, price="price | decimal").replace("example.list", "example.other"),
+            encoding="utf-8",
+        )
+        named = {"source": {"type": "declared", "name": "example.list"}, "api": {"base_url": here.url}}
+        async with running(loaded(tmp_path, [named])) as platform, api(platform) as client:
+
+            async def both() -> bool:
+                rows = (await client.get("/v1/ticker/latest", symbol="000249.SZ"))["data"]
+                return {row["source"] for row in rows} == {"example.list", "example.other"}
+
+            await until(both, "rows of both", poll_s=0.1)
+            names = [each["name"] for each in (await client.get("/v1/sources"))["data"]]
+            assert sorted(names) == ["example.list", "example.other"]
+
+
 async def test_a_dropped_file_collects_a_site_and_nothing_is_taken_for_what_it_is_not(tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()

@@ -78,7 +78,8 @@ def check(files: Annotated[list[Path], typer.Argument(help="Files to check.")], 
     else:
         for each in found:
             state = "[red]failed[/red]" if each["problems"] else "[green]good[/green]"
-            console.print(f"{state} {each['source']}: {each['test']} ({each['rows']} rows)", highlight=False)
+            said = f"{state} {each['source']}: {each['test']} ({each['rows']} rows)"
+            console.print(said, highlight=False, soft_wrap=True)
             for problem in each["problems"]:
                 console.print(f"       {problem}", highlight=False, markup=False, soft_wrap=True)
     if any(each["problems"] for each in found):
@@ -135,7 +136,8 @@ def new(
         raise InputError(f"{path} is there already; give the source another name, or remove the file.")
     directory.mkdir(parents=True, exist_ok=True)
     path.write_text(NEW.format(name=name), encoding="utf-8")
-    console.print(f"{path}: edit it, then `tidewire source check {path}` and `tidewire source try {path}`")
+    then = f"edit it, then `tidewire source check {path}` and `tidewire source try {path}`"
+    console.print(f"{path}: {then}", highlight=False, soft_wrap=True)
 
 
 @app.command()

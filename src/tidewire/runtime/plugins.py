@@ -173,6 +173,7 @@ class Plugins:
         self._around = around
         self._seen: dict[Path, Stamp] = {}
         self._done: dict[Path, Stamp] = {}
+        self._followed = False
         self._running: dict[str, Wanted] = {}
         self._asked: list[asyncio.Future[None]] = []
         self._now = asyncio.Event()
@@ -228,10 +229,14 @@ class Plugins:
             for path in found.keys() | before.keys() | self._done.keys():
                 if found.get(path) != before.get(path):
                     _put(target, path, self._done.get(path))
-        if target != self._done:
+        if target != self._done or not self._followed:
             old, self._done = self._done, target
             try:
-                await self._follow(old, target)
+                if target != old:
+                    await self._follow(old, target)
+                else:  # code that was there at the start may declare sources
+                    await self._follow_sources(())
+                self._followed = True
             except Exception as error:  # what goes wrong here must not end the platform
                 _log.exception("plugin directory: not everything was done", error=str(error))
         _failing.set(len(self.problems))
