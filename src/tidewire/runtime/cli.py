@@ -89,11 +89,12 @@ def up(
 ) -> None:
     """Collect, check, store and serve until Ctrl-C."""
     from tidewire.runtime.config import load
+    from tidewire.runtime.plugins import files_of
     from tidewire.runtime.supervise import supervise
     from tidewire.runtime.view import show
 
     loaded = load(config)
-    if not loaded.sources:
+    if not loaded.sources and not files_of(loaded.plugins):
         errors.print(f"[yellow]note[/yellow] {loaded.origin} lists no sources; only what is stored is served.")
     log = loaded.config.log
     telemetry.configure(log.level, log.form)
