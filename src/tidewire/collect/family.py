@@ -2,7 +2,8 @@
 
 A site that drops connections or answers with a block page does so for everything its owner runs. So all sources with
 the same ``share`` have one budget, the lowest of their limits, and one breaker: after a refusal nobody asks for
-`PAUSE_S`, after `PATIENCE` refusals in a row for `LONG_PAUSE_S`. One answer that is good closes it.
+`PAUSE_S`, after `PATIENCE` refusals in a row for `LONG_PAUSE_S`. One answer that is good closes it. Where a source says
+that limits may adapt, each refusal also halves the pace, and good answers bring it back bit by bit.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from tidewire.records.clock import Clock
 PAUSE_S = 30.0
 PATIENCE = 5
 LONG_PAUSE_S = 600.0
+SLOWEST = 16.0
+"""An adapted pace is at least the allowed one by this."""
+EASE = 0.98
+"""By how much each good answer brings the pace nearer to the allowed one: half the way back takes some 35."""
 
 _log = telemetry.log("collect")
 _refusals = telemetry.counter("collect_family_refusals", "Replies that were refusals, by family of sites", ("family",))
@@ -23,10 +28,11 @@ _refusals = telemetry.counter("collect_family_refusals", "Replies that were refu
 
 @dataclass(frozen=True)
 class Allowed:
-    """How much of a family may be asked: requests per second, and how many at once."""
+    """How much of a family may be asked: requests per second, and how many at once; ``adapts``: slower when refused."""
 
     per_second: float
     at_once: int = 1
+    adapts: bool = False
 
 
 class Family(Budgets):
@@ -37,21 +43,26 @@ class Family(Budgets):
         self.name = name
         self.allowed = allowed
         self.refusals = 0
-        self._family_budget = self._made(clock, allowed)
-        self._clock = clock
+        self.slowed = 1.0
+        """By how much the pace is below the allowed one."""
+        self._family_budget = Budget(clock, self._limits(), name)
 
-    def _made(self, clock: Clock, allowed: Allowed) -> Budget:
-        return Budget(clock, Limits(allowed.per_second, burst=allowed.at_once), self.name)
+    def _limits(self) -> Limits:
+        return Limits(self.allowed.per_second / self.slowed, burst=self.allowed.at_once)
 
     def of(self, host: str) -> Budget:
         return self._family_budget
 
     def tighten(self, allowed: Allowed) -> None:
         """Another source of the family says what it allows: the lower counts."""
-        lowest = Allowed(min(self.allowed.per_second, allowed.per_second), min(self.allowed.at_once, allowed.at_once))
+        lowest = Allowed(
+            min(self.allowed.per_second, allowed.per_second),
+            min(self.allowed.at_once, allowed.at_once),
+            self.allowed.adapts or allowed.adapts,
+        )
         if lowest != self.allowed:
             self.allowed = lowest
-            self._family_budget.limit(Limits(lowest.per_second, burst=lowest.at_once))
+            self._family_budget.limit(self._limits())
 
     def refused(self, why: str) -> float:
         """A reply was a refusal: nobody asks for a while; for how many seconds."""
@@ -59,12 +70,20 @@ class Family(Budgets):
         _refusals.labels(self.name).inc()
         pause_s = PAUSE_S if self.refusals < PATIENCE else LONG_PAUSE_S
         self._family_budget.pause(pause_s)
+        if self.allowed.adapts:
+            self._slow(min(2 * self.slowed, SLOWEST))
         _log.warning("sites refuse", family=self.name, refusals=self.refusals, pause_s=pause_s, why=why)
         return pause_s
 
     def answered(self) -> None:
         """A reply was good."""
         self.refusals = 0
+        if self.slowed > 1.0:
+            self._slow(max(1.0, self.slowed * EASE))
+
+    def _slow(self, by: float) -> None:
+        self.slowed = by
+        self._family_budget.limit(self._limits())
 
 
 class Families:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tidewire.collect import Allowed, Families
-from tidewire.collect.family import LONG_PAUSE_S, PATIENCE, PAUSE_S
+from tidewire.collect.family import LONG_PAUSE_S, PATIENCE, PAUSE_S, SLOWEST
 from tidewire.records.clock import ManualClock
 
 
@@ -17,6 +17,20 @@ def test_the_lowest_limit_of_a_family_counts_for_all() -> None:
     assert first.allowed == Allowed(1.0, 4)
     assert first.of("push2.eastmoney.com") is first.of("data.eastmoney.com")
     assert families.of("sina.com.cn", clock, Allowed(5.0)) is not first
+
+
+def test_a_family_that_adapts_is_asked_slower_after_refusals_and_faster_again_with_answers() -> None:
+    clock, families = ManualClock(), Families()
+    family = families.of("a.com", clock, Allowed(2.0, adapts=True))
+    for _ in range(10):
+        family.refused("blocked")
+    assert family.slowed == SLOWEST
+    for _ in range(200):
+        family.answered()
+    assert family.slowed == 1.0
+    steady = families.of("b.com", clock, Allowed(2.0))
+    steady.refused("blocked")
+    assert steady.slowed == 1.0
 
 
 async def test_requests_go_at_the_pace_of_the_family() -> None:

@@ -66,7 +66,8 @@ class DeclaredApp(App):
     def _family(cls, families: Families, clock: Clock) -> Family:
         declared = cls.source.declared
         host = urlsplit(declared.request.get or declared.request.post).hostname or ""
-        allowed = Allowed(per_second(declared.limits.rate, "limits.rate"), declared.limits.concurrency)
+        limits = declared.limits
+        allowed = Allowed(per_second(limits.rate, "limits.rate"), limits.concurrency, limits.adapt)
         return families.of(declared.limits.share or host, clock, allowed)
 
     @classmethod
