@@ -16,6 +16,7 @@ from tidewire.collect import (
     settings_note,
     time_note,
 )
+from tidewire.collect.timer import within
 from tidewire.errors import ConfigError
 from tidewire.records.event import Event
 from tidewire.sources.binance.collectors import SILENCE, BinanceCollector, checked_silence
@@ -166,22 +167,13 @@ class OrderBookCollector(BinanceCollector):
             self._asked.clear()
             symbol, due_ns = self._line.next()
             if (wait_ns := due_ns - clock.mono_ns()) > 0:
-                await self._until_asked(wait_ns / 1e9)  # another book may have to wait less
+                await within(clock, wait_ns / 1e9, self._asked)  # another book may have to wait less
                 continue
             try:
                 await self.snapshot(symbol)
             except Exception as error:
                 self.report(error, f"snapshot of {symbol}")
             self._line.done(symbol, clock.mono_ns())
-
-    async def _until_asked(self, most_s: float) -> None:
-        asked = asyncio.ensure_future(self._asked.wait())
-        passed = asyncio.ensure_future(self.app.context.clock.sleep(most_s))
-        try:
-            await asyncio.wait((asked, passed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            asked.cancel()
-            passed.cancel()
 
     async def snapshot(self, symbol: str) -> bytes:
         """One snapshot, kept; its body."""
