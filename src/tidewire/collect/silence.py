@@ -112,7 +112,9 @@ class StreamWatch:
         bars = _bars_due(each, row, self._app.context.clock.wall_ns() // 1_000)
         if bars is not None:  # whoever has them: of a market where nothing was traded they are not pushed
             self._write(bars)
-        if not (await self._app.probe(each, row) and await self._still_silent(each, last_us)):
+        more = await self._app.probe(each, row)
+        # Bars that are asked for are rows too: they say nothing about the stream.
+        if not (more and (bars is not None or await self._still_silent(each, last_us))):
             _probes.labels(self._app.name, "nothing").inc()
             return False
         _probes.labels(self._app.name, "lost").inc()
