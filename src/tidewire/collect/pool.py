@@ -81,7 +81,9 @@ class _Lane:
 
     @property
     def due(self) -> str:
-        """Why it is to be replaced, or ""."""
+        """Why it is to be replaced, or ""; not again while it is."""
+        if len(self.feeds) > 1:
+            return ""
         if self.farewell:
             return "farewell"
         return "age" if self.feeds[0].client.age_s >= self.age_s else ""
@@ -268,17 +270,24 @@ class FeedPool:
 
     async def _tend(self) -> None:
         """Close what carries nothing, replace what is old or said goodbye."""
+        async with asyncio.TaskGroup() as replacing:
+            await self._look_at(replacing)
+
+    async def _look_at(self, replacing: asyncio.TaskGroup) -> None:
         clock = self._context.clock
         while True:
             await within(clock, self._config.look_s, self._look)
             self._look.clear()
-            for lane in [lane for lane in self._lanes if not lane.streams]:
+            for lane in [lane for lane in self._lanes if not lane.streams and len(lane.feeds) == 1]:
                 self._lanes.remove(lane)
                 for feed in lane.feeds:
                     await feed.stop()
             now_ns = clock.mono_ns()
             due = [(lane, lane.due) for lane in self._lanes if lane.due and now_ns >= lane.not_before_ns]
-            await asyncio.gather(*(self._replace(lane, cause) for lane, cause in due))
+            for lane, cause in due:
+                # Each by itself: the goodbyes of several connections come one after the other.
+                replacing.create_task(self._replace(lane, cause), name=f"{self._source} replaces a connection")
+            await asyncio.sleep(0)  # they begin before anybody looks again
 
     async def _replace(self, lane: _Lane, cause: str) -> None:
         """The new one first; the old one goes once the new one has brought something for a while."""
@@ -300,6 +309,7 @@ class FeedPool:
                 lane.farewell = lane.farewell or cause == "farewell"
                 lane.not_before_ns = self._context.clock.mono_ns() + round(self._config.patience_s * 1e9)
             await (old if brought else fresh).stop()
+            self._look.set()  # it may have been told goodbye meanwhile, or carry nothing any more
 
     async def _brings(self, fresh: Feed) -> bool:
         """Whether a connection is up and has been bringing messages for the overlap, within our patience."""
