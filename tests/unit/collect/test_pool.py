@@ -133,6 +133,19 @@ async def test_a_connection_that_was_told_goodbye_is_replaced_before_it_is_cut(t
         assert run.lost == []
 
 
+async def test_one_that_is_told_goodbye_later_does_not_wait_for_the_other(tmp_path: Path) -> None:
+    async with pooled(tmp_path, "apart", quick(streams_max=2, overlap_s=1.0, look_s=60.0)) as run:
+        await run.more()
+        first, second = run.pool.feeds
+        first._farewell()
+        await until(lambda: len(run.pool.feeds) == 3, "the first replacement")
+        second._farewell()
+        await until(lambda: len(run.pool.feeds) == 4, "the second, beside it")
+        await until(lambda: run.replaced("farewell", "done") == 2, "replacements")
+        assert len(run.pool.feeds) == 2
+        assert run.marks() == 0
+
+
 async def test_a_replacement_that_brings_nothing_is_given_up(tmp_path: Path) -> None:
     async with pooled(tmp_path, "mute", quick(age_s=0.3, patience_s=0.2)) as run:
         await run.more()
