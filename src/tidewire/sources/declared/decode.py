@@ -176,7 +176,7 @@ def unpacked(data: bytes) -> bytes:
         zipfile.BadZipFile,
         zlib.error,
         struct.error,
-        NotImplementedError,
+        NotImplementedError,  # what zipfile says of a compression it does not know
         RuntimeError,
         ValueError,
     ):

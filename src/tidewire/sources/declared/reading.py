@@ -85,7 +85,7 @@ def _check_schedule(declared: Declared, where: str) -> None:
 
 
 def per_second(text: str, where: str) -> float:
-    """``2/s`` or ``30/m`` in requests per second."""
+    """``2/s`` or ``30/m`` in requests per second: a pace, so a float will do."""
     match = _RATE.fullmatch(text.replace(" ", ""))
     if match is None or not float(match[1]):
         raise ConfigError(f"{where}: {text!r} is no rate; write 2/s, 30/m or 100/h.")
@@ -93,7 +93,7 @@ def per_second(text: str, where: str) -> float:
 
 
 def share(text: str) -> float:
-    """``10%`` as 0.1; `InputError` for anything else."""
+    """``10%`` as 0.1, a float since only compared and multiplied by times; `InputError` for anything else."""
     number = text.removesuffix("%")
     if not text.endswith("%") or not number.replace(".", "", 1).isdecimal() or float(number) > 100:
         raise InputError(f"{text!r} is no share; write 10%.")

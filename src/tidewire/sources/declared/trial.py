@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
-import polars as pl
 
 from tidewire.collect import Request
 from tidewire.errors import ParseError
@@ -94,11 +93,6 @@ def _columns(source: Source, read: Read, received_us: int) -> dict[str, Any]:
     count = len(read.places)
     own = {"source": source.name, "frame": [1] * count, "ordinal": list(read.places)}
     return {"ingested_at": [received_us] * count, **read.columns, **own}
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Rows as a table for people."""
-    return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
 
 
 def _differences(case: Case, made: Made) -> list[str]:
