@@ -15,7 +15,7 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from tidewire.errors import ConfigError, nearest
-from tidewire.sources.declared.filters import Value, applied, compiled, text_of
+from tidewire.sources.declared.filters import PAIRS, Value, applied, compiled, text_of
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[(\d+)\]")
@@ -138,7 +138,12 @@ def _filtered(
         if match[1] == "default":
             if len(arguments) != 1:
                 raise ConfigError(f"{where}: default takes one argument: 'text', or the path of another field.")
-            column = _defaulted(column, _other(arguments[0], where))
+            column = _defaulted(column, _other(arguments[0], where, ()))
+            continue
+        if match[1] in PAIRS:
+            if len(arguments) != 1:
+                raise ConfigError(f"{where}: {match[1]} takes one argument: the path of another field, or a name.")
+            column = _paired(column, _other(arguments[0], where, known), PAIRS[match[1]], text)
             continue
         column = _stepped(column, compiled(match[1], [plain for plain, _ in arguments], where), text)
     return Expression(text, column, names)
@@ -179,8 +184,25 @@ def _defaulted(before: Column, other: Column) -> Column:
     return column
 
 
-def _other(argument: tuple[str, bool], where: str) -> Column:
+def _paired(before: Column, other: Column, of_both: Callable[[Value, Value], Value], text: str) -> Column:
+    def column(rows: Rows) -> list[Value]:
+        pairs = list(zip(before(rows), other(rows), strict=True))
+
+        def step(pair: Value) -> Value:
+            return of_both(*pair)
+
+        whole = [None if None in pair else pair for pair in pairs]
+        return _stepped(lambda _: whole, step, text)(rows)
+
+    return column
+
+
+def _other(argument: tuple[str, bool], where: str, known: Sequence[str]) -> Column:
     text, is_quoted = argument
+    if not is_quoted and text in known:
+        return lambda rows: [rows.names.get(text)] * len(rows.raw)
+    if not is_quoted and text.startswith("doc."):
+        return _whole(text.removeprefix("doc."), where)
     if is_quoted or not _NAME.match(text):
         return lambda rows: [text] * len(rows.raw)
     return _path(text, where)

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from inspect import Parameter, signature
 from typing import Any
 
-from tidewire.collect.schedule import zone
+from tidewire.collect.schedule import parse_duration, zone
 from tidewire.errors import ConfigError, InputError, nearest
 
 Value = Any
@@ -36,18 +36,26 @@ Step = Callable[[Value], Value]
 FILTERS: dict[str, Callable[..., Step]] = {}
 """Name → what makes the step from the arguments in the file."""
 
+PAIRS: dict[str, Callable[[Value, Value], Value]] = {}
+"""Filters that look at a second value beside the first: another path of the row, or a name."""
+
 
 def _filter(make: Callable[..., Step]) -> Callable[..., Step]:
     FILTERS[make.__name__.strip("_")] = make
     return make
 
 
+def _pair(of_both: Callable[[Value, Value], Value]) -> Callable[[Value, Value], Value]:
+    PAIRS[of_both.__name__] = of_both
+    return of_both
+
+
 def compiled(name: str, arguments: Sequence[str], where: str) -> Step:
     """The step of a filter; `ConfigError` for one that is not in the list, or arguments it does not take."""
     make = FILTERS.get(name)
     if make is None:
-        hint = nearest(name, FILTERS)
-        raise ConfigError(f"{where}: no filter {name!r}.{hint} Valid: {', '.join(sorted(FILTERS))}.")
+        hint = nearest(name, [*FILTERS, *PAIRS])
+        raise ConfigError(f"{where}: no filter {name!r}.{hint} Valid: {', '.join(sorted({*FILTERS, *PAIRS}))}.")
     wanted = signature(make).parameters.values()
     least = sum(each.default is Parameter.empty and each.kind is not Parameter.VAR_POSITIONAL for each in wanted)
     most = None if any(each.kind is Parameter.VAR_POSITIONAL for each in wanted) else len(wanted)
@@ -140,6 +148,35 @@ def positive() -> Step:
         return value if text_of(value).strip("0.+-") else None
 
     return step
+
+
+@_filter
+def levels(place: str, power: str = "0") -> Step:
+    """A side of a book from ``[price, size, price, size, …]``: ``levels(0)`` its prices, ``levels(1)`` its sizes.
+
+    Levels without a price are left out of both. ``levels(1, 2)``: the sizes times ten to that power.
+    """
+    if place not in ("0", "1"):
+        raise ValueError("write 0 for prices or 1 for sizes")
+    times_ten = scale(power)
+
+    def step(value: Value) -> Value:
+        if not isinstance(value, list) or len(value) % 2:
+            raise TypeError(f"{text_of(value)[:40]!r} is not a list of prices and sizes in turn")
+        texts = ["-" if each is None else text_of(each).strip() for each in value]
+        there = [at for at in range(0, len(texts), 2) if texts[at] not in MISSING and texts[at].strip("0.")]
+        if place == "0":
+            return [texts[at] for at in there]
+        return [text_of(times_ten(texts[at + 1])) for at in there]
+
+    return step
+
+
+@_pair
+def cn_shares(volume: Value, code: Value) -> Value:
+    """Lots of 100 as shares; what a site counts in shares already, of codes that begin with 688 or 689, stays."""
+    star = re.match(r"(?:sh)?68[89]", text_of(code), re.IGNORECASE)
+    return volume if star else f"{_exact(text_of(volume)).scaleb(2):f}"
 
 
 def _exact(text: str) -> Decimal:
@@ -349,6 +386,20 @@ def iso(tz: str = SHANGHAI) -> Step:
     """A date or time as ISO 8601 writes it; read in a time zone where it names none."""
     at = zone(tz)
     return lambda value: micros_of(datetime.fromisoformat(text_of(value).strip()), at)
+
+
+@_filter
+def shift(by: str) -> Step:
+    """A time moved by a duration such as ``30m``, or ``-5m``: a bar that is stamped with its end began before."""
+    moved = round(parse_duration(by.removeprefix("-")) * 1_000_000)
+    step_us = -moved if by.startswith("-") else moved
+    return lambda value: value + step_us
+
+
+@_pair
+def before(moment: Value, other: Value) -> Value:
+    """Whether a time is not after another: ``before(received)``, whether a bar was over when the reply came."""
+    return moment <= other
 
 
 @_filter

@@ -92,10 +92,23 @@ class Expect(Section, frozen=True):
     null_share: Mapping[str, str] = {}
 
 
+class Output(Section, frozen=True):
+    """Another record type that is made of the same raw rows, with fields of its own.
+
+    The ``where`` of the file applies to all its types, this one to one type alone.
+    """
+
+    emits: str
+    fields: Mapping[str, Any]
+    where: str = ""
+    key: Sequence[str] = ()
+
+
 class Case(Section, frozen=True):
     """A test in the file: ``responses`` (text, or JSON as YAML) and the ``rows`` they must give; null: none given.
 
-    ``given`` are names such as ``symbol`` or ``since``; ``requests``: the addresses that must be asked for.
+    ``given`` are names such as ``symbol`` or ``since``; ``requests``: the addresses that must be asked for. ``also``:
+    the rows of other types, by type.
     """
 
     name: str
@@ -105,6 +118,7 @@ class Case(Section, frozen=True):
     received: str = "2026-01-05T01:30:00Z"
     requests: Sequence[str] | None = None
     rows: Sequence[Mapping[str, Any]] | None = None
+    also: Mapping[str, Sequence[Mapping[str, Any]]] = {}
     wrong: Sequence[str] = ()
     skipped: int = 0
 
@@ -125,6 +139,7 @@ class Declared(Section, frozen=True):
     select: str | Mapping[str, Any] | None = None
     where: str = ""
     key: Sequence[str] = ()
+    also: Sequence[Output] = ()
     limits: Quota = Quota()
     errors: Sequence[Rule] = ()
     expect: Expect = Expect()

@@ -58,10 +58,13 @@ class DeclaredParser:
         read = self._source.read(frame.payload, names, frame.wall_ns // 1_000)
         if read.action == "quarantine":
             raise ParseError(LOOK)
-        outcome.filtered += [frame] * read.filtered
-        count = len(read.places)
-        if count:
-            parsed = Parsed(self._source.kind, read.columns, [frame] * count, read.places, wrong=read.wrong)
-            outcome.parsed.append(parsed)
-        elif not read.filtered:
+        there = False
+        for made, part in zip(self._source.all_made, (read, *read.also), strict=False):
+            outcome.filtered += [frame] * part.filtered
+            count = len(part.places)
+            if count:
+                parsed = Parsed(made.kind, part.columns, [frame] * count, part.places, wrong=part.wrong)
+                outcome.parsed.append(parsed)
+            there = there or bool(count or part.filtered)
+        if not there:
             outcome.control.append(frame)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import msgspec
 
 from tidewire.errors import ConfigError, NotFound, nearest
+from tidewire.records.instrument import uid
 from tidewire.records.record import LINEAGE, Field, RecordType, record_type
 from tidewire.sources.declared.decode import DECODERS, Decode, decoder
 from tidewire.sources.declared.expression import Expression, RowError, Rows, expression, searcher
 from tidewire.sources.declared.filters import Step, Value, text_of
-from tidewire.sources.declared.grammar import Action, Condition, Declared
+from tidewire.sources.declared.grammar import Action, Condition, Declared, Output
 from tidewire.sources.declared.select import Select, selector
 
 RECEIVED = "received"
@@ -25,6 +27,8 @@ REFUSALS = frozenset({403, 418, 429})
 """Statuses by which sites refuse, where the file says nothing else."""
 
 _LEFT_OUT = {"source", *LINEAGE} - {"public_at"}
+UID = "uid"
+_IMPLIED = ("event_time", "public_at", UID)
 _NUMBERS = {"price", "size", "amount", "coin"}
 
 
@@ -34,6 +38,7 @@ class Read:
 
     ``wrong``: by row (as in ``columns``), the columns that could not be made, and why. ``filtered``: how many rows
     ``where`` left out. ``action``: what an error rule says is to be done with the reply; there are no rows then.
+    ``also``: the same of the other types of the file, in its order.
     """
 
     columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -43,6 +48,38 @@ class Read:
     raw: int = 0
     action: Action | None = None
     document: Any = None
+    also: Sequence[Read] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """One record type that raw rows are made into."""
+
+    kind: RecordType
+    keeps: Callable[[Any], bool] | None
+    fields: Mapping[str, tuple[Field, Expression]]
+
+    def of(self, raw: Sequence[Any], known: Mapping[str, Any], received: Sequence[int]) -> Read:
+        """Columns of these raw rows; ``received``: when each came, UTC microseconds."""
+        places: Sequence[int] = range(len(raw))
+        kept = raw
+        if self.keeps is not None:
+            places = [place for place, row in enumerate(raw) if self.keeps(row)]
+            kept = [raw[place] for place in places]
+        times = [received[place] for place in places]
+        columns: dict[str, Any] = {"event_time": times, "public_at": times}
+        wrong: dict[int, dict[str, Any]] = {}
+        for name, (column, made) in self.fields.items():
+            rows = Rows(kept, known)
+            columns[name] = typed(column, made.of(rows), rows)
+            for each in rows.wrong:
+                wrong.setdefault(each.place, {})[name] = each.why
+        if UID in self.kind.fields and UID not in columns:
+            columns[UID] = [
+                None if name is None or native is None else uid(name.rpartition(".")[2], native)
+                for name, native in zip(columns["instrument"], columns["native"], strict=True)
+            ]
+        return Read(columns, places, wrong, len(raw) - len(kept), len(raw))
 
 
 @dataclass(frozen=True)
@@ -51,13 +88,22 @@ class Source:
 
     declared: Declared
     name: str
-    kind: RecordType
+    made: Made
+    also: Sequence[Made]
     decode: Decode
     select: Select
-    keeps: Callable[[Any], bool] | None
-    fields: Mapping[str, tuple[Field, Expression]]
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+
+    @property
+    def kind(self) -> RecordType:
+        """What its rows are, first of all."""
+        return self.made.kind
+
+    @property
+    def all_made(self) -> Sequence[Made]:
+        """Every type it makes, in the order of the file."""
+        return (self.made, *self.also)
 
     def read(self, payload: bytes, names: Mapping[str, Any], received_us: int) -> Read:
         """Rows of one reply; `ParseError` for bytes that are not what the file says."""
@@ -65,21 +111,22 @@ class Source:
         for matches, action in self.rules:
             if matches(document) is True:
                 return Read(action=action, document=document)
-        raw = self.select(document)
-        places: Sequence[int] = range(len(raw))
-        kept = raw
-        if self.keeps is not None:
-            places = [place for place, row in enumerate(raw) if self.keeps(row)]
-            kept = [raw[place] for place in places]
-        known = {**names, RECEIVED: received_us, "doc": document}
-        columns: dict[str, Any] = {"event_time": [received_us] * len(kept), "public_at": [received_us] * len(kept)}
-        wrong: dict[int, dict[str, Any]] = {}
-        for name, (column, made) in self.fields.items():
-            rows = Rows(kept, known)
-            columns[name] = typed(column, made.of(rows), rows)
-            for each in rows.wrong:
-                wrong.setdefault(each.place, {})[name] = each.why
-        return Read(columns, places, wrong, len(raw) - len(kept), len(raw), None, document)
+        return replace(self.rows(self.select(document), {**names, "doc": document}, received_us), document=document)
+
+    def rows(self, raw: Sequence[Any], names: Mapping[str, Any], received: int | Sequence[int]) -> Read:
+        """Columns of raw rows, which came at one time or each at its own: those of many replies may be one call."""
+        times = [received] * len(raw) if isinstance(received, int) else received
+        known = names if not times else {**names, RECEIVED: times[0]}
+        first = self.made.of(raw, known, times)
+        if not self.also:
+            return first
+        # What is left out of the file is no row of any type.
+        kept = [raw[place] for place in first.places]
+        kept_times = [times[place] for place in first.places]
+        also = [each.of(kept, known, kept_times) for each in self.also]
+        return replace(
+            first, also=[replace(each, places=[first.places[place] for place in each.places]) for each in also]
+        )
 
     def refused(self, status: int, content_type: str) -> Action | None:
         """What is to be done with a reply by its status or content type alone; ``None``: look at its body."""
@@ -95,17 +142,17 @@ class Source:
 
 def compile_source(declared: Declared, where: str) -> Source:
     """Check everything that can be checked without the site; `ConfigError` names the key."""
-    kind = _kind(declared.emits, f"{where}: emits")
     site, dot, rest = declared.source.partition(".")
     if not (site and dot and rest) or not declared.source.replace(".", "_").replace("-", "_").isidentifier():
         raise ConfigError(f"{where}: source: {declared.source!r}: write site.name, such as eastmoney.quotes.")
     decoding, charset, unzip = _decoding(declared.decode, f"{where}: decode")
     known = (*ASKED, *declared.for_each)
-    fields = _fields(declared, kind, known, where)
-    keeps = None
-    if declared.where:
-        search = searcher(declared.where, f"{where}: where")
-        keeps = lambda row: search(row) is True  # noqa: E731 - one line is its whole meaning
+    made = _made(declared, known, where)
+    _check_expected(declared, made, where)
+    also = [_made(each, known, f"{where}: also[{place}]") for place, each in enumerate(declared.also)]
+    twice = [name for name, count in Counter(each.kind.name for each in (made, *also)).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{where}: also: {', '.join(twice)} is made twice; a file makes each type once.")
     rules: list[tuple[Callable[[Any], Any], Action]] = []
     conditions: list[tuple[Condition, Action]] = []
     for place, rule in enumerate(declared.errors):
@@ -116,11 +163,10 @@ def compile_source(declared: Declared, where: str) -> Source:
     return Source(
         declared=declared,
         name=declared.source,
-        kind=kind,
+        made=made,
+        also=also,
         decode=decoder(decoding, charset, unzip=unzip),
         select=selector(decoding, declared.select, f"{where}: select"),
-        keeps=keeps,
-        fields=fields,
         rules=rules,
         conditions=conditions,
     )
@@ -154,12 +200,11 @@ def _decoding(said: str | Mapping[str, Any], where: str) -> tuple[str, str, bool
     return kind, charset, unzip
 
 
-def _fields(
-    declared: Declared, kind: RecordType, known: Sequence[str], where: str
-) -> dict[str, tuple[Field, Expression]]:
+def _made(said: Declared | Output, known: Sequence[str], where: str) -> Made:
+    kind = _kind(said.emits, f"{where}: emits")
     valid = [name for name in kind.fields if name not in _LEFT_OUT]
     found: dict[str, tuple[Field, Expression]] = {}
-    for name, text in declared.fields.items():
+    for name, text in said.fields.items():
         if name not in valid:
             raise ConfigError(
                 f"{where}: fields.{name}: {kind.name} has no such column to fill.{nearest(name, valid)} "
@@ -167,16 +212,25 @@ def _fields(
             )
         found[name] = (kind.fields[name], expression(text, f"{where}: fields.{name}", known))
     for name in valid:
-        if name not in found and not kind.fields[name].nullable and name not in ("event_time", "public_at"):
+        if name not in found and not kind.fields[name].nullable and name not in _IMPLIED:
             raise ConfigError(f"{where}: fields: {kind.name} needs {name!r}: {kind.fields[name].about}")
     own = [name for name in kind.key if name != "source"]
-    if declared.key and sorted(declared.key) != sorted(own):
+    if said.key and sorted(said.key) != sorted(own):
         raise ConfigError(f"{where}: key: a {kind.name} is known by {', '.join(own)}; write that, or leave it out.")
+    keeps = None
+    if said.where:
+        search = searcher(said.where, f"{where}: where")
+        keeps = lambda row: search(row) is True  # noqa: E731 - one line is its whole meaning
+    return Made(kind, keeps, found)
+
+
+def _check_expected(declared: Declared, made: Made, where: str) -> None:
     for key, names in (("unique", declared.expect.unique), ("null_share", declared.expect.null_share)):
         for name in names:
-            if name not in found:
-                raise ConfigError(f"{where}: expect.{key}: {name!r} is not among the fields.{nearest(name, found)}")
-    return found
+            if name not in made.fields:
+                raise ConfigError(
+                    f"{where}: expect.{key}: {name!r} is not among the fields.{nearest(name, made.fields)}"
+                )
 
 
 # -- values to what a column takes --------------------------------------------------------------------------------
@@ -201,6 +255,8 @@ def typed(column: Field, values: list[Value], rows: Rows) -> list[Value]:
 
 @functools.cache
 def _converter(role: str) -> Step:
+    if role in ("prices", "sizes"):
+        return _numbers
     if role in _NUMBERS or role in ("text", "symbol"):
         return _plain
     if role in ("count", "sequence", "ordinal", "time"):
@@ -218,6 +274,12 @@ def _plain(value: Value) -> Value:
     if isinstance(value, (int, float)):
         return text_of(value)
     raise ValueError(f"{str(value)[:40]!r} is neither text nor a number")
+
+
+def _numbers(value: Value) -> Value:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    raise ValueError(f"{str(value)[:40]!r} is not a list of numbers")
 
 
 def _whole(value: Value) -> Value:

@@ -15,6 +15,7 @@ from tidewire.collect import Request
 from tidewire.errors import ParseError
 from tidewire.records.exact import build
 from tidewire.records.forms import row_texts
+from tidewire.records.record import RecordType
 from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
 from tidewire.sources.declared.filters import micros_of, text_of
 from tidewire.sources.declared.grammar import Case
@@ -26,9 +27,13 @@ SHOWN = 3
 
 @dataclass
 class Made:
-    """What replies came to: good rows in their JSON form, why others were not taken, and how many were left out."""
+    """What replies came to: good rows in their JSON form, why others were not taken, and how many were left out.
+
+    ``also``: the rows of the other types of the file, by type.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    also: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
     wrong: list[str] = field(default_factory=list[str])
     skipped: int = 0
 
@@ -72,40 +77,38 @@ def payload_of(response: Any, charset: str) -> bytes:
 
 
 def take(source: Source, read: Read, received_us: int, made: Made) -> None:
-    """Add the rows of a reply as they would be stored, checked by the rules of their type."""
+    """Add the rows of a reply as they would be stored, checked by the rules of their types."""
+    made.rows += _taken(source.name, source.kind, read, received_us, made)
+    for each, part in zip(source.also, read.also, strict=False):
+        made.also.setdefault(each.kind.name, []).extend(_taken(source.name, each.kind, part, received_us, made))
+
+
+def _taken(name: str, kind: RecordType, read: Read, received_us: int, made: Made) -> list[dict[str, Any]]:
     made.skipped += read.filtered
     count = len(read.places)
     if not count:
-        return
-    built = build(source.kind, _columns(source, read, received_us), count)
-    failed = source.kind.check(built.rows)
+        return []
+    own = {"source": name, "frame": [1] * count, "ordinal": list(read.places)}
+    built = build(kind, {"ingested_at": [received_us] * count, **read.columns, **own}, count)
+    failed = kind.check(built.rows)
     bad = {**built.not_exact, **read.wrong}
-    for place, row in enumerate(row_texts(source.kind, built.rows)):
+    good: list[dict[str, Any]] = []
+    for place, row in enumerate(row_texts(kind, built.rows)):
         if place in bad:
-            made.wrong += [f"{name}: not exact" for name in bad[place]]
+            made.wrong += [f"{column}: not exact" for column in bad[place]]
         elif failed[place]:
-            made.wrong += source.kind.reasons(built.rows[place])[0]
+            made.wrong += kind.reasons(built.rows[place])[0]
         else:
-            made.rows.append(msgspec.json.decode(row))
-
-
-def _columns(source: Source, read: Read, received_us: int) -> dict[str, Any]:
-    count = len(read.places)
-    own = {"source": source.name, "frame": [1] * count, "ordinal": list(read.places)}
-    return {"ingested_at": [received_us] * count, **read.columns, **own}
+            good.append(msgspec.json.decode(row))
+    return good
 
 
 def _differences(case: Case, made: Made) -> list[str]:
     problems: list[str] = []
     if case.rows is not None:
-        if len(case.rows) != len(made.rows):
-            problems.append(f"{len(case.rows)} rows expected, {len(made.rows)} came")
-        for place, (wanted, found) in enumerate(zip(case.rows, made.rows, strict=False)):
-            for name, value in wanted.items():
-                if name not in found:
-                    problems.append(f"rows[{place}].{name}: there is no such column")
-                elif not _same(value, found[name]):
-                    problems.append(f"rows[{place}].{name}: {value!r} expected, {found[name]!r} came")
+        problems += _unlike("rows", case.rows, made.rows)
+    for name, rows in case.also.items():
+        problems += _unlike(f"also.{name}", rows, made.also.get(name, []))
     left = Counter(made.wrong)
     left.subtract(Counter(case.wrong))
     problems += [f"not taken: {why}" for why, count in left.items() if count > 0]
@@ -115,12 +118,25 @@ def _differences(case: Case, made: Made) -> list[str]:
     return problems[:SHOWN] + ([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])
 
 
+def _unlike(where: str, wanted: Sequence[Mapping[str, Any]], came: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(wanted) != len(came):
+        yield f"{len(wanted)} {where} expected, {len(came)} came"
+    for place, (row, found) in enumerate(zip(wanted, came, strict=False)):
+        for name, value in row.items():
+            if name not in found:
+                yield f"{where}[{place}].{name}: there is no such column"
+            elif not _same(value, found[name]):
+                yield f"{where}[{place}].{name}: {value!r} expected, {found[name]!r} came"
+
+
 def _same(wanted: Any, found: Any) -> bool:
     """Numbers may be written as numbers, times without their microseconds."""
     if wanted is None or found is None or isinstance(wanted, bool):
         return wanted == found
     if isinstance(found, str) and found.endswith(".000000Z") and wanted == found.replace(".000000Z", "Z"):
         return True
+    if isinstance(wanted, list) and isinstance(found, list):
+        return len(wanted) == len(found) and all(map(_same, wanted, found))
     return wanted == found or text_of(wanted) == text_of(found)
 
 
