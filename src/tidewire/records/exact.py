@@ -6,6 +6,7 @@ told, row by row, so that the row can be quarantined as ``not_exact``.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,15 +62,18 @@ def _decimal_lists(name: str, rows: Sequence[Seq | None], dtype: pl.List) -> tup
 
 
 def _surely_fit(texts: Sequence[str | None], scale: int) -> bool:
-    """Whether no text can have more than ``scale`` digits after its point; cheap, and may be needlessly careful.
+    """Whether no text has an exponent, or more than ``scale`` digits after its point.
 
-    Plain Python on the list: string search in an expression has a fixed cost of 100 µs, several times this.
+    One search in all of them at once: an expression has a fixed cost of 100 µs, several times this.
     """
     present = cast("Sequence[str]", [text for text in texts if text is not None] if None in texts else texts)
-    joined = "".join(present)
-    if "e" in joined or "E" in joined:
-        return False
-    return max([len(text) - text.find(".") for text in present], default=0) <= scale + 1
+    joined = "\n".join(present)
+    return "e" not in joined and "E" not in joined and _too_long(scale).search(joined) is None
+
+
+@functools.cache
+def _too_long(scale: int) -> re.Pattern[str]:
+    return re.compile(rf"\.\d{{{scale + 1}}}", re.ASCII)
 
 
 def _plain(text: str, scale: int) -> str | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, overload
 
 import jmespath
 from jmespath.exceptions import JMESPathError
@@ -19,6 +19,7 @@ from tidewire.sources.declared.filters import PAIRS, Value, applied, compiled, t
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[(\d+)\]")
+_PART = re.compile(r"\[(\d+)\]")
 _CALL = re.compile(r"([a-z_][a-z0-9_]*)(?:\((.*)\))?", re.DOTALL)
 _SLOT = re.compile(r"\$\{([^{}]*)\}")
 
@@ -30,6 +31,41 @@ class RowError(NamedTuple):
 
     place: int
     why: str
+
+
+class Lines(Sequence[list[str]]):
+    """Rows of text that were cut into parts, as many of each: one long list, so that a column is one slice of it."""
+
+    def __init__(self, parts: list[str], width: int) -> None:
+        self._parts = parts
+        self._width = width
+
+    @classmethod
+    def of(cls, rows: Sequence[str], separator: str) -> Sequence[list[str]]:
+        """Cut rows; where they have different numbers of parts, each stays a list of its own."""
+        counts = {row.count(separator) for row in rows}
+        if len(counts) != 1:
+            return [row.split(separator) for row in rows]
+        return cls(separator.join(rows).split(separator), counts.pop() + 1)
+
+    def __len__(self) -> int:
+        return len(self._parts) // self._width
+
+    @overload
+    def __getitem__(self, place: int) -> list[str]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[list[str]]: ...
+    def __getitem__(self, place: int | slice) -> list[str] | list[list[str]]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        begin = place % len(self) * self._width
+        return self._parts[begin : begin + self._width]
+
+    def column(self, place: int) -> list[str | None]:
+        """One part of each row; nulls where rows have fewer."""
+        return [*self._parts[place :: self._width]] if place < self._width else [None] * len(self)
 
 
 @dataclass
@@ -47,15 +83,21 @@ Column = Callable[[Rows], list[Value]]
 
 @dataclass(frozen=True)
 class Expression:
-    """A compiled expression. ``names``: what it needs beside the rows."""
+    """A compiled expression. ``names``: what it needs beside the rows. ``alike``: it does not look at them at all."""
 
     text: str
     column: Column
     names: frozenset[str]
+    alike: bool = False
 
     def of(self, rows: Rows) -> list[Value]:
         """One value for each row; null where it could not be made, which `Rows.wrong` tells."""
-        return self.column(rows)
+        if not self.alike or len(rows.raw) < 2:
+            return self.column(rows)
+        one = Rows(rows.raw[:1], rows.names)
+        value = self.column(one)[0]
+        rows.wrong += [RowError(place, each.why) for each in one.wrong for place in range(len(rows.raw))]
+        return [value] * len(rows.raw)
 
     def once(self, names: Mapping[str, Any]) -> Value:
         """Its value where there are no rows; `ValueError` when it cannot be made."""
@@ -92,7 +134,7 @@ def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = T
     slots = [_slot(match[1], f"{where}: {match[0]}", known, rows=rows) for match in places]
     names = frozenset[str]().union(*(slot.names for slot in slots))
     if len(places) == 1 and places[0][0] == text:
-        return Expression(text, slots[0].column, names)
+        return Expression(text, slots[0].column, names, slots[0].alike)
     pieces = _SLOT.split(text)[::2]
 
     def column(found: Rows) -> list[Value]:
@@ -106,7 +148,7 @@ def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = T
             made.append(pieces[0] + "".join(word + piece for word, piece in zip(words, pieces[1:], strict=True)))
         return made
 
-    return Expression(text, column, names)
+    return Expression(text, column, names, all(slot.alike for slot in slots))
 
 
 def _slot(text: str, where: str, known: Sequence[str], *, rows: bool) -> Expression:
@@ -116,14 +158,21 @@ def _slot(text: str, where: str, known: Sequence[str], *, rows: bool) -> Express
         return _filtered(text, _path(path, where), steps, where, known, frozenset())
     valid = [*known, "row.…", "doc.…"] if rows else list(known)
     if name == "doc" and dot and rows:
-        return _filtered(text, _whole(path, where), steps, where, known, frozenset())
+        made = _filtered(text, _whole(path, where), steps, where, known, frozenset())
+        return replace(made, alike=_only_itself(steps))
     if head not in known:
         raise ConfigError(f"{where}: no such name.{nearest(head, known)} Valid: {', '.join(valid) or 'none here'}.")
 
     def column(found: Rows) -> list[Value]:
         return [found.names.get(head)] * len(found.raw)
 
-    return _filtered(text, column, steps, where, known, frozenset({head}))
+    made = _filtered(text, column, steps, where, known, frozenset({head}))
+    return replace(made, alike=_only_itself(steps))
+
+
+def _only_itself(steps: Sequence[str]) -> bool:
+    """Whether no filter looks at another field of the row."""
+    return not any(step.partition("(")[0] in ("default", *PAIRS) for step in steps)
 
 
 def _filtered(
@@ -209,7 +258,7 @@ def _other(argument: tuple[str, bool], where: str, known: Sequence[str]) -> Colu
 
 
 def _path(text: str, where: str) -> Column:
-    """A path into each row. The two most common forms need no interpreter."""
+    """A path into each row. The most common forms need no interpreter."""
     if _NAME.fullmatch(text):
         return lambda rows: [row.get(text) if isinstance(row, dict) else None for row in rows.raw]
     match = _PLACE.fullmatch(text)
@@ -221,8 +270,22 @@ def _path(text: str, where: str) -> Column:
             return [found[place] if isinstance(found, list) and place < len(found) else None for found in lists]
 
         return column
+    match = _PART.fullmatch(text)
+    if match is not None:
+        return _parts(int(match[1]))
     search = searcher(text, where)
     return lambda rows: [search(row) for row in rows.raw]
+
+
+def _parts(place: int) -> Column:
+    """``[3]``: a part of rows that are lists; null of any other row, and where it is too short."""
+
+    def column(rows: Rows) -> list[Value]:
+        if isinstance(rows.raw, Lines):
+            return rows.raw.column(place)
+        return [row[place] if isinstance(row, list) and place < len(row) else None for row in rows.raw]
+
+    return column
 
 
 def _whole(text: str, where: str) -> Column:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
@@ -28,6 +29,10 @@ MISSING = frozenset({"", "-", "--", "—", "N/A", "null", "None"})
 SHANGHAI = "Asia/Shanghai"
 
 _TAG = re.compile(r"<[^>]*>")
+_NOT_PLAIN = re.compile(r"[^0-9.eE+-]")
+"""What a column of plain numbers does not hold; a missing one looks like them, and is looked for by itself."""
+_REMEMBERED = 50_000
+"""Texts of times that are remembered: a year of minutes of a market."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -68,9 +73,33 @@ def compiled(name: str, arguments: Sequence[str], where: str) -> Step:
         raise ConfigError(f"{where}: {name}({', '.join(arguments)}): {error}") from None
 
 
+@dataclass(frozen=True)
+class _Quick:
+    """A step with a quicker way for whole columns: a call for each value is most of what a step costs.
+
+    ``many`` gets a column without nulls and gives what ``one`` gives of each value; null: it cannot say, ask ``one``.
+    """
+
+    one: Step
+    many: Callable[[Sequence[Value]], list[Value] | None]
+
+    def __call__(self, value: Value) -> Value:
+        return self.one(value)
+
+
 def applied(step: Step, values: Sequence[Value]) -> list[Value]:
     """A column after a step; nulls stay."""
+    if isinstance(step, _Quick) and None not in values and (made := step.many(values)) is not None:
+        return made
     return [None if value is None else step(value) for value in values]
+
+
+def _joined(values: Sequence[Value]) -> str | None:
+    """A column of text as one text, to be searched at once; null where not all of it is text."""
+    try:
+        return "".join(values)
+    except TypeError:
+        return None
 
 
 def text_of(value: Value) -> str:
@@ -93,7 +122,13 @@ def decimal() -> Step:
             return None
         return text.replace(",", "") if "," in text else text
 
-    return step
+    def many(values: Sequence[Value]) -> list[Value] | None:
+        text = _joined(values)
+        if text is None or _NOT_PLAIN.search(text) or not MISSING.isdisjoint(values):
+            return None
+        return list(values)
+
+    return _Quick(step, many)
 
 
 @_filter
@@ -112,7 +147,12 @@ def int_() -> Step:
             raise ValueError(f"{value!r} is not a whole number")
         return int(found)
 
-    return step
+    def many(values: Sequence[Value]) -> list[Value] | None:
+        text = _joined(values)
+        whole = text is not None and text.isascii() and text.isdecimal() and "" not in values
+        return list(map(int, values)) if whole else None
+
+    return _Quick(step, many)
 
 
 @_filter
@@ -126,7 +166,10 @@ def scale(power: str) -> Step:
             return value * factor
         return f"{_exact(text_of(value)).scaleb(places):f}"
 
-    return step
+    def many(values: Sequence[Value]) -> list[Value] | None:
+        return [value * factor for value in values] if places >= 0 and set(map(type, values)) == {int} else None
+
+    return _Quick(step, many)
 
 
 @_filter
@@ -378,7 +421,22 @@ def time(form: str, tz: str = SHANGHAI) -> Step:
     def step(value: Value) -> Value:
         return micros_of(datetime.strptime(text_of(value).strip(), form), at)  # noqa: DTZ007 - the zone is put in next
 
-    return step
+    return _Quick(step, _remembering(step))
+
+
+def _remembering(step: Step) -> Callable[[Sequence[Value]], list[Value]]:
+    """Bars of all stocks say the same times: each text is read once, as long as there are not too many."""
+    known: dict[Value, Value] = {}
+
+    def many(values: Sequence[Value]) -> list[Value]:
+        new = set(values).difference(known)
+        if len(known) + len(new) > _REMEMBERED:
+            known.clear()
+            new = set(values)
+        known.update((value, step(value)) for value in new)
+        return [known[value] for value in values]
+
+    return many
 
 
 @_filter
@@ -393,7 +451,7 @@ def shift(by: str) -> Step:
     """A time moved by a duration such as ``30m``, or ``-5m``: a bar that is stamped with its end began before."""
     moved = round(parse_duration(by.removeprefix("-")) * 1_000_000)
     step_us = -moved if by.startswith("-") else moved
-    return lambda value: value + step_us
+    return _Quick(lambda value: value + step_us, lambda values: [value + step_us for value in values])
 
 
 @_pair

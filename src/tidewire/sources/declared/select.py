@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tidewire.errors import ConfigError, ParseError
-from tidewire.sources.declared.expression import searcher
+from tidewire.sources.declared.expression import Lines, searcher
 
-Select = Callable[[Any], list[Any]]
+Select = Callable[[Any], Sequence[Any]]
 
 TREES = frozenset({"html", "xml"})
 TEXTS = frozenset({"text"})
@@ -29,10 +29,25 @@ def selector(kind: str, said: Any, where: str) -> Select:
         return _matches(said["regex"], said.get("split") or {}, where)
     if said in (None, ""):
         return _as_rows
+    if isinstance(said, Mapping) and isinstance(said.get("path"), str) and set(said) <= {"path", "split"}:
+        search, separator = searcher(said["path"], where), said.get("split", "")
+        if not isinstance(separator, str) or not separator:
+            raise ConfigError(f"{where}.split: write what stands between the parts of a row, such as ','.")
+        return lambda document: _parts(_as_rows(search(document)), separator)
     if not isinstance(said, str):
-        raise ConfigError(f"{where}: of {kind}, write a JMESPath such as data.items.")
+        raise ConfigError(
+            f"{where}: of {kind}, write a JMESPath such as data.items, or {{path: data.lines, split: ','}}."
+        )
     search = searcher(said, where)
     return lambda document: _as_rows(search(document))
+
+
+def _parts(rows: list[Any], separator: str) -> Sequence[Any]:
+    """Rows that are text, cut: each is the list of its parts."""
+    try:
+        return Lines.of(rows, separator)
+    except (AttributeError, TypeError):
+        raise ParseError(f"expected rows of text with {separator!r} between their parts, found others") from None
 
 
 def _as_rows(found: Any) -> list[Any]:

@@ -30,6 +30,10 @@ _LEFT_OUT = {"source", *LINEAGE} - {"public_at"}
 UID = "uid"
 _IMPLIED = ("event_time", "public_at", UID)
 _NUMBERS = {"price", "size", "amount", "coin"}
+# What a column may hold and needs no converting.
+_TEXT = {str, type(None)}
+_WHOLE = {int, type(None)}
+_NOTHING = {type(None)}
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,16 @@ def _check_expected(declared: Declared, made: Made, where: str) -> None:
 def typed(column: Field, values: list[Value], rows: Rows) -> list[Value]:
     """Values as the column's role takes them; what it cannot take is null, and told in ``rows.wrong``."""
     convert = _converter(column.role)
+    kinds = set(map(type, values))
+    if kinds <= (_TEXT if convert is _plain else _WHOLE if convert is _whole else _NOTHING):
+        return values
+    if convert is _plain and kinds == {int}:
+        return list(map(str, values))
+    try:
+        if len(kinds) == 1 and values.count(values[0]) == len(values):  # a constant
+            return [convert(values[0])] * len(values)
+    except (ValueError, TypeError):
+        pass
     try:
         return [None if value is None else convert(value) for value in values]
     except (ValueError, TypeError):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidewire.errors import ConfigError
-from tidewire.sources.declared.expression import RowError, Rows, expression, template
+from tidewire.sources.declared.expression import Lines, RowError, Rows, expression, template
 
 ROWS = [
     {"code": "600000", "price": "8.75", "tags": ["a", "b"], "deep": {"id": 7}},
@@ -95,3 +97,38 @@ def test_a_template_of_a_request_knows_no_rows() -> None:
         template("${row.code}", "here", ["symbol"], rows=False)
     with pytest.raises(ValueError, match="not a whole number"):
         template("${symbol | int}", "here", ["symbol"], rows=False).once({"symbol": "8.5"})
+
+
+@given(st.lists(st.text(alphabet="a1,-", max_size=8), min_size=1), st.integers(0, 4))
+def test_cut_lines_are_lists_of_their_parts(texts: list[str], place: int) -> None:
+    lines, parts = Lines.of(texts, ","), [text.split(",") for text in texts]
+    assert list(lines) == parts
+    assert len(lines) == len(texts)
+    assert lines[-1] == parts[-1]
+    assert list(lines[0:2]) == parts[0:2]
+    made = expression(f"[{place}]", "here").of(Rows(lines))
+    assert made == [part[place] if place < len(part) else None for part in parts]
+
+
+def test_a_line_that_is_not_there() -> None:
+    with pytest.raises(IndexError):
+        Lines.of(["a,b"], ",")[1]
+    assert expression("[0]", "here").of(Rows(["no list", ["a"]])) == [None, "a"]
+
+
+def test_what_does_not_look_at_rows_is_made_once_and_is_wrong_for_all() -> None:
+    calls: list[Any] = []
+
+    class Names(dict[str, Any]):
+        def get(self, name: str, default: Any = None) -> Any:
+            calls.append(name)
+            return super().get(name, default)
+
+    rows = Rows(ROWS, Names(symbol="600000"))
+    assert expression("${symbol | cn_exchange}", "here", ["symbol"]).of(rows) == ["SH", "SH"]
+    assert calls == ["symbol"]
+    rows = Rows(ROWS, {"symbol": "x"})
+    assert expression("a ${symbol | int} b", "here", ["symbol"]).of(rows) == [None, None]
+    assert [each.place for each in rows.wrong] == [0, 1]
+    mixed = expression("${symbol | default(code)}", "here", ["symbol"])
+    assert mixed.of(Rows(ROWS, {"symbol": None})) == ["600000", "000001"]

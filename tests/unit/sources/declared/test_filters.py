@@ -137,3 +137,31 @@ def test_scaling_is_exact(number: Any) -> None:
     there = applied(compiled("scale", ["2"], "here"), [str(number)])
     (back,) = applied(compiled("scale", ["-2"], "here"), there)
     assert type(number)(back) == number
+
+
+TEXTS = st.one_of(
+    st.decimals(allow_nan=False, allow_infinity=False, places=3).map(str),
+    st.integers().map(str),
+    st.sampled_from(["", "-", "--", " 7 ", "1,234", "1e3", "٣", "2026-01-05", "2026-01-06", "x"]),
+)
+VALUES = st.one_of(TEXTS, st.integers(), st.booleans(), st.none())
+COLUMNS = st.one_of(st.lists(TEXTS), st.lists(VALUES), st.lists(st.integers()), st.lists(st.just("2026-01-05")))
+
+
+@given(
+    values=COLUMNS,
+    said=st.sampled_from(
+        [("decimal", []), ("int", []), ("scale", ["2"]), ("scale", ["-2"]), ("time", ["%Y-%m-%d"]), ("shift", ["5m"])]
+    ),
+)
+def test_a_whole_column_comes_to_what_its_values_come_to(values: list[Any], said: tuple[str, list[str]]) -> None:
+    step = compiled(*said, "here")
+
+    def outcome(make: Any) -> Any:
+        try:
+            return make()
+        except (ValueError, TypeError):
+            return "cannot be read"
+
+    one_by_one = outcome(lambda: [None if value is None else step(value) for value in values])
+    assert outcome(lambda: applied(step, values)) == one_by_one

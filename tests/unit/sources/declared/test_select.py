@@ -75,3 +75,18 @@ def test_a_table_whose_columns_moved_is_refused() -> None:
 def test_a_wrong_selector_is_told_when_the_file_is_read(kind: str, said: Any) -> None:
     with pytest.raises(ConfigError, match=r"^here"):
         selector(kind, said, "here")
+
+
+def test_lines_of_text_are_cut() -> None:
+    select = selector("json", {"path": "d", "split": ","}, "here")
+    assert [list(row) for row in select({"d": ["a,b", "c,d"]})] == [["a", "b"], ["c", "d"]]
+    assert [list(row) for row in select({"d": ["a,b", "c"]})] == [["a", "b"], ["c"]]
+    assert list(select({"d": []})) == []
+    with pytest.raises(ParseError, match="rows of text"):
+        select({"d": ["a,b", {"x": 1}]})
+
+
+@pytest.mark.parametrize("said", [{"path": "d"}, {"path": "d", "split": ""}, {"path": "d", "split": 1}, {"split": ","}])
+def test_lines_need_something_between_their_parts(said: Any) -> None:
+    with pytest.raises(ConfigError, match="here"):
+        selector("json", said, "here")
