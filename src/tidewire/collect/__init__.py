@@ -24,6 +24,7 @@ from tidewire.collect.pump import Pump, PumpConfig
 from tidewire.collect.registry import AppRegistry, Found
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration
 from tidewire.collect.silence import Expected, StreamWatch
+from tidewire.collect.succession import Duty, Standing, Successions
 from tidewire.collect.timer import Overlap, Timer, TimerStatus
 from tidewire.collect.ws import WsClient
 from tidewire.collect.ws_config import WsConfig, WsState
@@ -56,6 +57,7 @@ __all__ = [
     "Cron",
     "Cursors",
     "Dialect",
+    "Duty",
     "Every",
     "Expected",
     "Families",
@@ -88,8 +90,10 @@ __all__ = [
     "Shard",
     "SourceConfig",
     "SourceInfo",
+    "Standing",
     "Stateful",
     "StreamWatch",
+    "Successions",
     "Timer",
     "TimerStatus",
     "Wanted",

@@ -22,6 +22,7 @@ from tidewire.collect.fill import Missing
 from tidewire.collect.http import Reply
 from tidewire.collect.parser import Parser
 from tidewire.collect.silence import Expected
+from tidewire.collect.succession import Successions
 from tidewire.errors import BusClosed, InputError, NotFound, TerminalError, nearest
 from tidewire.journal import Journal, Origin
 from tidewire.records.clock import Clock, Rng, UpstreamClock
@@ -50,6 +51,8 @@ class Context:
     """Where each collector goes on, as its last frame says."""
     families: Families = field(default_factory=Families)
     """What sources that ask sites of one owner share."""
+    successions: Successions = field(default_factory=Successions)
+    """Which sources stand in for each other."""
 
     @property
     def upstream(self) -> UpstreamClock | None:
@@ -65,9 +68,9 @@ def unlisted(source: str) -> None:
 
 @dataclass(frozen=True)
 class Health:
-    """How a source is. ``degraded``: part of it fails; ``down``: nothing comes."""
+    """How a source is. ``degraded``: part of it fails; ``down``: nothing comes; ``standby``: another asks for it."""
 
-    state: Literal["starting", "ok", "degraded", "down", "stopped"]
+    state: Literal["starting", "standby", "ok", "degraded", "down", "stopped"]
     problems: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ from tidewire.collect import control
 from tidewire.collect.http import Reply
 from tidewire.collect.schedule import Schedule
 from tidewire.collect.timer import Timer, TimerStatus
-from tidewire.errors import InputError, NotFound, TidewireError, nearest
+from tidewire.errors import InputError, NotFound, RateLimited, TidewireError, nearest
 from tidewire.journal import Kind, Origin
 from tidewire.records.clock import utc
 
@@ -49,6 +49,9 @@ class Collector:
         self._running = False
         self._errors = 0
         self._last_error = ""
+        # Errors and short answers: what makes a round one that failed.
+        self._troubles = 0
+        self._last_trouble = ""
         self._whole_ns = 0
         self.last_data_ns: int | None = None
 
@@ -111,6 +114,32 @@ class Collector:
             timer.start()
         return timer
 
+    def in_turn(self, action: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """The action of a timer, run only while it is this source's turn where others stand in for it.
+
+        It failed when it raised, reported an error or came back short; the next source then takes over.
+        """
+        name = self.app.name
+        succession = self.app.context.successions.of(name)
+        if succession is None:
+            return action
+
+        async def run() -> None:
+            if not succession.asks(name):
+                return
+            troubles = self._troubles
+            try:
+                await action()
+            except Exception as error:
+                succession.failed(name, str(error), refused=isinstance(error, RateLimited))
+                raise
+            if self._troubles == troubles:
+                succession.well(name)
+            else:
+                succession.failed(name, self._last_trouble)
+
+        return run
+
     async def remove_timer(self, name: str) -> None:
         """Stop a timer and forget it."""
         timer = self.get_timer(name)
@@ -170,8 +199,14 @@ class Collector:
             )
             origin = Origin(self.app.name, self.name, "")
             self.app.context.journal.append(origin, control.encode(told), kind=Kind.CONTROL)
-        if not instruments:
+        if instruments:
+            self._trouble(said)
+        else:
             self._whole_ns = reply.received_ns
+
+    def _trouble(self, why: str) -> None:
+        self._troubles += 1
+        self._last_trouble = why
 
     def heard(self, wall_ns: int) -> None:
         """Note that data came; what was wrong before is over."""
@@ -182,6 +217,7 @@ class Collector:
         """Count an error, log it and publish ``collector.<app>.error``."""
         self._errors += 1
         self._last_error = f"{what}: {error}"
+        self._trouble(self._last_error)
         code = error.code if isinstance(error, TidewireError) else type(error).__name__
         _errors.labels(self.app.name, self.name, code).inc()
         _log.warning("collector error", source=self.app.name, collector=self.name, what=what, error=str(error))

@@ -172,6 +172,11 @@ class Timer:
         """Run now, window or not; ``False`` when the overlap policy left the run out."""
         return self._fire()
 
+    def trigger_if_open(self) -> None:
+        """Run now, if it was started and its window is open."""
+        if self.is_running and (self._window is None or self._window.contains(self._clock.wall_ns())):
+            self._fire()
+
     async def _drain(self, running: set[asyncio.Task[None]], grace_s: float) -> None:
         ended = asyncio.Event()
         everything = asyncio.gather(*running, return_exceptions=True)

@@ -158,6 +158,14 @@ class AuditSection(Section, frozen=True):
     interval: str | int = "5m"
 
 
+class FailoverSection(Section, frozen=True):
+    """Sources that stand in for each other, the preferred one first."""
+
+    order: Sequence[str]
+    after: int = 2
+    retry: str = "1m"
+
+
 class Config(Section, frozen=True):
     """One platform. ``sources`` are source files (relative to this file) or their content."""
 
@@ -172,6 +180,7 @@ class Config(Section, frozen=True):
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
     plugins: str = "plugins"
+    failover: Mapping[str, FailoverSection] = {}
     sources: Sequence[Any] = ()
 
     def journal_config(self) -> JournalConfig:

@@ -20,6 +20,7 @@ from tidewire.collect import (
     Cursors,
     Parser,
     SourceConfig,
+    Successions,
 )
 from tidewire.collect import Health as SourceHealth
 from tidewire.collect.config import seconds
@@ -35,6 +36,7 @@ from tidewire.runtime import installed
 from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
+from tidewire.runtime.failover import Failover, successions_of
 from tidewire.runtime.gaps import StoreLedger, last_rows
 from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.plugins import Around, Plugins, files_of
@@ -82,6 +84,7 @@ class Tidewire:
         self.failed: asyncio.Event = asyncio.Event()
         self.failure: BaseException | None = None
         self.running: Sources | None = None
+        self.failover = Failover(Successions())
         self.plugins: Plugins
         self.journal: Journal
         self.store: Store
@@ -117,6 +120,7 @@ class Tidewire:
         code = files_of(self.loaded.plugins)
         self.registry.discover(self.loaded.plugins)
         chosen = chosen_apps(self.loaded, self.registry)
+        self.failover = Failover(successions_of(self.loaded, self.registry))
         data.mkdir(parents=True, exist_ok=True)
         self.journal = await Journal.open(data / "journal", self.clock, config.journal_config())
         self._started.append("journal")
@@ -131,11 +135,21 @@ class Tidewire:
         self.bus.subscribe("data.*.processed", self._remember, queue=4_096, full=Full.DROP_OLDEST, name="cache")
         down_since_ns = self._down_since()
         await asyncio.to_thread(self.cursors.load, self.journal)
-        context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, down_since_ns, self.cursors)
+        context = Context(
+            self.clock,
+            self.rng,
+            self.bus,
+            self.journal,
+            self.instruments,
+            down_since_ns,
+            self.cursors,
+            successions=self.failover.successions,
+        )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard
         )
         self.running = Sources(context, self._care())
+        self.failover.begin(self.running, self.bus, self.clock, self.rng)
         for source, app in chosen:
             self.running.add(self.running.make(source, app))
         self.plugins = Plugins(self.loaded.plugins, self._around(self.running))
@@ -349,6 +363,7 @@ class Tidewire:
             "archive": "off" if keeper is None else keeper.problem or "ok",
             "pipe": "ok" if self.failure is None else str(self.failure),
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
+            **self.failover.checks,
             **{f"source {app.name}": self.health_of(app).state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)
@@ -358,7 +373,8 @@ class Tidewire:
         health = app.health()
         broken = tuple(turn.why for (source, _), turn in self.pipe.processor.breaker.open.items() if source == app.name)
         if not broken:
-            return health
+            waits = health.state == "starting" and self.failover.waits_for(app.name)
+            return SourceHealth("standby") if waits else health
         state = "degraded" if health.state in {"ok", "starting"} else health.state
         return SourceHealth(state, (*health.problems, *broken))
 

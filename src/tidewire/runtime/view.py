@@ -113,7 +113,9 @@ class Progress:
         words: list[str] = []
         for app in self._platform.apps:
             health = self._platform.health_of(app)
-            colour = {"ok": "green", "starting": "yellow", "degraded": "yellow"}.get(health.state, "red")
+            colour = {"ok": "green", "standby": "cyan", "starting": "yellow", "degraded": "yellow"}.get(
+                health.state, "red"
+            )
             words.append(f"{app.name} [{colour}]{health.state}[/{colour}]")
         return ", ".join(words)
 

@@ -61,6 +61,7 @@ class DeclaredCollector(Collector):
         self._site = app
         self._source = app.source
         self._declared = app.source.declared
+        self._succession = app.context.successions.of(app.name)
         self._texts = templates(self._declared, app.name)
         paginate = self._declared.paginate or Paginate()
         self._paths = {
@@ -82,14 +83,16 @@ class DeclaredCollector(Collector):
             when: Every | Cron = Cron(schedule.cron, schedule.tz)
         else:
             when = Every(seconds(every or "1m", "every"))
-        self.add_timer(
+        timer = self.add_timer(
             "ask",
             when,
-            self.fetch,
+            self.in_turn(self.fetch),
             window=Window(schedule.between, schedule.tz) if schedule.between else None,
             jitter=share(schedule.jitter) if isinstance(when, Every) else 0.0,
             run_at_start=True,
         )
+        if self._succession is not None:
+            self._succession.wait(self.app.name, timer.trigger_if_open)
 
     async def fetch(self) -> None:
         """Ask for everything once. What fails is told, and the rest is asked for."""
@@ -161,7 +164,8 @@ class DeclaredCollector(Collector):
             except RateLimited:
                 raise
             except TransientError:
-                if attempt == ATTEMPTS:
+                # Where another source stands in, it is asked now, not this one again.
+                if attempt == ATTEMPTS or self._succession is not None:
                     raise
                 await self.app.context.clock.sleep(RETRY_S * attempt)
         raise AssertionError("every attempt returns or raises")
