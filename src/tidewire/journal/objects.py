@@ -7,6 +7,7 @@ after its segment was removed here.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,8 @@ CONNECT_S = 5
 REQUEST_S = 60
 RETRIES = 3
 RETRY_S = 60
+CHUNK = 8 << 20
+ARCHIVE = "journal.archive"
 SCHEMES = ("file", "s3", "gs", "az")
 
 
@@ -52,6 +55,22 @@ class Objects(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """The names below a prefix, which is a directory's name without its last slash; sorted."""
+        ...
+
+
+class FileObjects(Objects, Protocol):
+    """Objects that may be too large for memory, given and taken as files."""
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Make an object of a local file, which may be gone afterwards."""
+        ...
+
+    def get_file(self, name: str, path: Path) -> bool:
+        """Write an object to a local file; whether there is one of that name."""
+        ...
+
+    def local(self, name: str) -> Path | None:
+        """Where the object is as a file of this machine; None in a store that is elsewhere."""
         ...
 
 
@@ -106,6 +125,34 @@ class Directory:
         except OSError as error:
             raise ArchiveFailed(f"The archive {self} cannot be changed: {error}. Check the disk.") from error
 
+    def put_file(self, name: str, path: Path) -> None:
+        target = self._root / name
+        unfinished = target.with_name(target.name + UNFINISHED)
+        try:
+            self._make(target.parent)
+            shutil.move(path, unfinished)  # a rename on one disk, a copy from another
+            descriptor = self._files.open(unfinished, create=False)
+            try:
+                self._files.sync(descriptor)
+            finally:
+                self._files.close(descriptor)
+            self._files.rename(unfinished, target)
+            self._files.sync_directory(target.parent)
+        except OSError as error:
+            raise ArchiveFailed(f"The archive {self} cannot be written: {error}. Check the disk.") from error
+
+    def get_file(self, name: str, path: Path) -> bool:
+        try:
+            shutil.copyfile(self._root / name, path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ArchiveFailed(f"The archive {self} cannot be read: {error}. Check the disk.") from error
+        return True
+
+    def local(self, name: str) -> Path | None:
+        return self._root / name
+
     def list(self, prefix: str) -> list[str]:
         found = (path for path in (self._root / prefix).rglob("*") if path.is_file() and path.suffix != UNFINISHED)
         return sorted(path.relative_to(self._root).as_posix() for path in found)
@@ -122,9 +169,10 @@ class Directory:
 class Remote:
     """Objects in an object store: S3 and what speaks its protocol, Google Cloud Storage, Azure."""
 
-    def __init__(self, store: ObjectStore, name: str) -> None:
+    def __init__(self, store: ObjectStore, name: str, section: str = ARCHIVE) -> None:
         self._store = store
         self._name = name
+        self._section = section
 
     def __str__(self) -> str:
         return self._name
@@ -168,6 +216,27 @@ class Remote:
         except (BaseError, OSError) as error:
             raise self._failed(error) from error
 
+    def put_file(self, name: str, path: Path) -> None:
+        try:
+            obstore.put(self._store, name, path)
+        except (BaseError, OSError) as error:
+            raise self._failed(error) from error
+
+    def get_file(self, name: str, path: Path) -> bool:
+        try:
+            found = obstore.get(self._store, name)
+            with path.open("wb") as file:
+                for chunk in found.stream(min_chunk_size=CHUNK):
+                    file.write(chunk)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise self._failed(error) from error
+        return True
+
+    def local(self, name: str) -> Path | None:
+        return None
+
     def list(self, prefix: str) -> list[str]:
         try:
             return sorted(self._names(prefix))
@@ -180,16 +249,21 @@ class Remote:
 
     def _failed(self, error: Exception) -> ArchiveFailed:
         first = str(error).strip().partition("\n")[0]  # the rest is the library's own structure
-        return ArchiveFailed(f"The archive {self} cannot be used: {first}. Check journal.archive and the network.")
+        return ArchiveFailed(f"The archive {self} cannot be used: {first}. Check {self._section} and the network.")
 
 
-def open_objects(url: str, options: Mapping[str, str], files: Files | None = None) -> Objects:
-    """Objects at a URL, ``options`` being obstore's for it; `ConfigError` if it cannot be one. Asks nobody yet."""
+def open_objects(
+    url: str, options: Mapping[str, str], files: Files | None = None, section: str = ARCHIVE
+) -> FileObjects:
+    """Objects at a URL, ``options`` being obstore's for it; `ConfigError` if it cannot be one. Asks nobody yet.
+
+    ``section`` is where the URL stands in the configuration.
+    """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or (parts.scheme != "file" and not parts.netloc):
         raise ConfigError(
-            f"journal.archive.url is {url!r}; valid is s3://bucket/prefix, gs://bucket/prefix, az://container/prefix "
-            "or file:///directory. Leave it out to keep the archive in the data directory."
+            f"{section}.url is {url!r}; valid is s3://bucket/prefix, gs://bucket/prefix, az://container/prefix "
+            "or file:///directory. Leave it out to keep them in the data directory."
         )
     if parts.scheme == "file":
         return Directory(Path(parts.path), files)
@@ -204,5 +278,5 @@ def open_objects(url: str, options: Mapping[str, str], files: Files | None = Non
     try:
         store = from_url(url, config=config, client_options=client, retry_config=retry)
     except (BaseError, ValueError) as error:
-        raise ConfigError(f"journal.archive cannot be used: {str(error).partition(chr(10))[0]}.") from None
-    return Remote(store, url)
+        raise ConfigError(f"{section} cannot be used: {str(error).partition(chr(10))[0]}.") from None
+    return Remote(store, url, section)

@@ -14,7 +14,17 @@ import duckdb
 import polars as pl
 
 from tidewire.records.record import RecordType
-from tidewire.store._schema import columns_of, fetch, quoted, registered, revisions_table
+from tidewire.store._cold import Bounds, Cold, whole
+from tidewire.store._schema import (
+    MARK,
+    UNMARKED,
+    columns_of,
+    fetch,
+    last_table,
+    quoted,
+    registered,
+    revisions_table,
+)
 from tidewire.store.protocol import JOURNAL
 
 NEW, DUPLICATE, REVISION = 0, 1, 2
@@ -45,8 +55,8 @@ class Marks:
         self._marks: OrderedDict[tuple[str, Key], int] = OrderedDict()
         self._forgot: set[str] = set()
 
-    def load(self, connection: duckdb.DuckDBPyConnection, kind: RecordType) -> None:
-        """Read the marks of a type from its table."""
+    def load(self, connection: duckdb.DuckDBPyConnection, kind: RecordType, *, sealed: bool) -> None:
+        """Read the marks of a type from its tables; ``sealed``: some of its rows are in files."""
         if kind.order is None:
             return
         order = f"epoch_us({quoted(kind.order)})" if _is_time(kind) else quoted(kind.order)
@@ -54,6 +64,9 @@ class Marks:
         tables = " UNION ALL ".join(
             f"SELECT {names}, {order} AS _order FROM {quoted(table)}" for table in (kind.table, revisions_table(kind))
         )
+        if sealed:
+            mark = f"CASE WHEN NOT {UNMARKED} THEN {order.replace(quoted(kind.order), MARK)} END"
+            tables += f" UNION ALL SELECT {names}, {mark} AS _order FROM {quoted(last_table(kind))}"
         rows = connection.execute(
             f"SELECT {names}, CASE WHEN count(*) = count(_order) THEN max(_order)::BIGINT END"
             f" FROM ({tables}) GROUP BY ALL LIMIT {self._max + 1:d}"
@@ -78,8 +91,11 @@ class Marks:
 class Judge:
     """Classifies the rows of one type within the running transaction."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, marks: Marks, revised: dict[str, int]) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, marks: Marks, revised: dict[str, int], cold: Cold | None
+    ) -> None:
         self._connection = connection
+        self._cold = cold
         self._marks = marks
         self._revised = revised
 
@@ -156,9 +172,12 @@ class Judge:
         same = same_key(kind, "t", "c")
         near = "" if kind.reference else " AND t.event_time BETWEEN c._from AND c._to"
         bound = "" if kind.reference else " WHERE t.event_time BETWEEN $low AND $high"
-        found = f"SELECT {names} FROM {quoted(kind.table)} AS t SEMI JOIN _asked AS c ON {same}{near}{bound}"
+        limits = {} if kind.reference else {"low": asked["_from"].min(), "high": asked["_to"].max()}
+        # Rows that reach back into sealed spans are rare; of others no file is even asked for.
+        span = asked.select(pl.col("_from").min().to_physical(), pl.col("_to").max().to_physical()).row(0)
+        table = whole(self._cold, self._connection, kind, Bounds(event=span))
+        found = f"SELECT {names} FROM {table} AS t SEMI JOIN _asked AS c ON {same}{near}{bound}"
         with registered(self._connection, "_asked", asked):
-            limits = {} if kind.reference else {"low": asked["_from"].min(), "high": asked["_to"].max()}
             first = fetch(self._connection, found, limits)
         if first.is_empty() or not self._revised.get(kind.table):
             return _latest(kind, [first])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,8 +15,18 @@ from tidewire.errors import QueryError
 from tidewire.records.market import Kline, Trade
 from tidewire.records.record import RecordType
 from tidewire.store._book import EPOCH, MICROSECOND
+from tidewire.store._cold import Bounds, Cold, is_sealed
 from tidewire.store._once import RECEIPT_DRIFT_US
-from tidewire.store._schema import columns_of, fetch, quoted, revisions_table, shaped
+from tidewire.store._schema import (
+    MARK,
+    MARKED_AT,
+    columns_of,
+    fetch,
+    last_table,
+    quoted,
+    revisions_table,
+    shaped,
+)
 from tidewire.store.protocol import JOURNAL, Query
 from tidewire.store.where import Condition, conditions, known_column
 
@@ -55,8 +65,9 @@ class Reading:
         QueryError: something in the query that cannot be answered.
     """
 
-    def __init__(self, query: Query, snapshot: datetime, *, revised: bool) -> None:
+    def __init__(self, query: Query, snapshot: datetime, *, revised: bool, cold: Cold | None = None) -> None:
         self._query = query
+        self._cold = cold
         self._kind = query.type
         self._snapshot = snapshot
         self._revised = revised
@@ -87,7 +98,7 @@ class Reading:
         same = " AND ".join(f"a.{quoted(n)} IS NOT DISTINCT FROM b.{quoted(n)}" for n in self._kind.series)
         # In two steps: the window looks at a few rows of each series, not at the whole table.
         text = (
-            f"WITH whole AS ({self._found(connection, values)}),"
+            f"WITH whole AS ({self._found(connection, values, self._ends(connection))}),"
             f" ends AS (SELECT {series}, max(event_time) AS _end FROM whole GROUP BY ALL),"
             f" found AS (SELECT a.* FROM whole AS a JOIN ends AS b ON {same} AND a.event_time = b._end"
             f" QUALIFY row_number() OVER (PARTITION BY {columns_of(self._kind.series, 'a')}"
@@ -126,16 +137,29 @@ class Reading:
             f" OR row(frame, ordinal, {JOURNAL}::BIGINT, _row) {than} row({place}))"
         )
 
-    def _found(self, connection: duckdb.DuckDBPyConnection, values: _Values) -> str:
-        """The statement for all rows the query means, before order and paging."""
+    def _found(
+        self, connection: duckdb.DuckDBPyConnection, values: _Values, parts: Sequence[str] | None = None
+    ) -> str:
+        """The statement for all rows the query means, before order and paging.
+
+        ``parts`` are statements for the sealed rows among them; without it, those of all files that are needed.
+        """
         kind, query = self._kind, self._query
         names = columns_of(kind.schema)
         visible = self._visible(values)
         wanted = [*visible, *_within("event_time", query.start, query.end, values), *self._matching(values)]
-        first = f"SELECT {names}, {JOURNAL}, rowid * 2 AS _row FROM {quoted(kind.table)} AS t WHERE {_all(wanted)}"
+        if parts is None:
+            parts = [] if self._cold is None else self._cold.parts(connection, kind, self._bounds())
+        first = f"SELECT {names}, {JOURNAL}, {self._row(0)} AS _row FROM {quoted(kind.table)} AS t WHERE {_all(wanted)}"
+        if parts:
+            # One relation, so that what the query means is tested, and pushed down, in one place.
+            hot = f"SELECT {names}, {JOURNAL} FROM {quoted(kind.table)}"
+            both = " UNION ALL ".join([hot, *parts])
+            first = f"SELECT {names}, {JOURNAL}, {self._row(0)} AS _row FROM ({both}) AS t WHERE {_all(wanted)}"
         if not self._any_revision(connection):
             return first
-        later = f"SELECT *, rowid * 2 + 1 AS _row FROM {quoted(revisions_table(kind))} WHERE {_all(self._near(values))}"
+        table = quoted(revisions_table(kind))
+        later = f"SELECT *, {self._row(1)} AS _row FROM {table} WHERE {_all(self._near(values))}"
         chosen = f"SELECT {names}, {JOURNAL}, _row"
         if query.revisions == "all":
             return f"{first} UNION ALL {chosen} FROM ({later}) WHERE {_all(wanted)}"
@@ -148,6 +172,50 @@ class Reading:
             f"{first} AND NOT EXISTS (SELECT 1 FROM ({later}) AS r WHERE {same})"
             f" UNION ALL {chosen} FROM ({newest}) WHERE {_all(wanted)}"
         )
+
+    def _row(self, revision: int) -> str:
+        """SQL for what tells rows of one frame and place apart.
+
+        Where rows may be sealed and removed from the table, their numbers there change between two pages.
+        """
+        if self._cold is None or not is_sealed(self._kind):
+            return f"rowid * 2 + {revision:d}"
+        return f"(hash({columns_of([*self._kind.key, 'ingested_at'])}) >> 2)::BIGINT * 2 + {revision:d}"
+
+    def _bounds(self) -> Bounds:
+        """What sealed files the query can need."""
+        start, end = (None if at is None else (at - EPOCH) // MICROSECOND for at in (self._query.start, self._query.end))
+        sources = next((each for each in self._conditions if each.column == "source"), None)
+        return Bounds(
+            event=(start, end),
+            ingested=(None, (self._snapshot - EPOCH) // MICROSECOND),
+            sources=() if sources is None or sources.patterns else sources.values,
+        )
+
+    def _ends(self, connection: duckdb.DuckDBPyConnection) -> list[str] | None:
+        """Sealed rows that are enough to find the last row of each series; None: all are needed.
+
+        The last sealed row of each series is known. It is not enough where it is not among the rows the query means,
+        so that one before it may be, or where a revision moved its fact to another time.
+        """
+        kind, cold = self._kind, self._cold
+        if cold is None or cold.reach(kind) is None:
+            return []
+        values = _Values()
+        last = quoted(last_table(kind))
+        series = _all(_test(kind, each, values) for each in self._conditions if each.column in kind.series)
+        begun = _all(_within("event_time", self._query.start, None, values))
+        ended = _within("event_time", None, self._query.end, values)
+        wanted = _all([*self._visible(values), *ended, *self._matching(values)])
+        doubts = [f"SELECT 1 FROM {last} WHERE ({series}) AND {begun} AND ({wanted}) IS NOT TRUE"]
+        if self._revised:
+            same = " AND ".join(f"s.{quoted(name)} IS NOT DISTINCT FROM r.{quoted(name)}" for name in kind.key)
+            moved = f"{same} AND s.event_time <> r.event_time"
+            doubts.append(f"SELECT 1 FROM {last} AS s JOIN {quoted(revisions_table(kind))} AS r ON {moved}")
+        text = f"SELECT 1 FROM ({' UNION ALL '.join(doubts)}) LIMIT 1"
+        if connection.execute(text, values.bound).fetchall():
+            return None
+        return [f"SELECT {columns_of([*kind.schema, JOURNAL])} FROM {last}"]
 
     def _any_revision(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Whether a revision could show in the answer; normally none could, and the read is one plain scan."""
@@ -183,7 +251,8 @@ class Reading:
             end=None if query.end is None else cells.ceil(query.end),
         )
         values = _Values()
-        inner = Reading(replace(aligned, interval=None, after=None, fields=()), self._snapshot, revised=self._revised)
+        plain = replace(aligned, interval=None, after=None, fields=())
+        inner = Reading(plain, self._snapshot, revised=self._revised, cold=self._cold)
         found = inner._found(connection, values)
         opens = f"(epoch_us({'event_time' if self._kind is Trade.type else 'open_time'}) - {cells.offset_us})"
         opens = f"({opens} // {cells.step_us}) * {cells.step_us} + {cells.offset_us}"
@@ -216,14 +285,16 @@ class Reading:
         return Page(rows.select(list(query.fields) or list(Kline.type.schema)), place)
 
 
-def marks(connection: duckdb.DuckDBPyConnection, kind: RecordType) -> pl.DataFrame:
-    """Per series the highest stored order and its event time."""
+def marks(connection: duckdb.DuckDBPyConnection, kind: RecordType, *, sealed: bool) -> pl.DataFrame:
+    """Per series the highest stored order and its event time; ``sealed``: some rows are in files."""
     series = columns_of(kind.series)
     order = quoted(kind.order or "event_time")
     tables = " UNION ALL ".join(
         f"SELECT {series}, {order} AS _mark, event_time AS _at FROM {quoted(table)}"
         for table in (kind.table, revisions_table(kind))
     )
+    if sealed:
+        tables += f" UNION ALL SELECT {series}, {MARK}, {MARKED_AT} FROM {quoted(last_table(kind))}"
     found = fetch(
         connection,
         f"SELECT {series}, max(_mark) AS _mark, max_by(_at, _mark) AS _at FROM ({tables})"

@@ -17,6 +17,8 @@ from tidewire.store.protocol import JOURNAL
 SCHEMA = 1
 """Version of the bookkeeping tables and of what they mean."""
 
+MARK, MARKED_AT, UNMARKED = MARKS = "_mark", "_marked_at", "_unmarked"
+"""Of a series' sealed rows: the highest ``order``, the event time of that, whether some have no ``order``."""
 
 _BOOKKEEPING = """
 CREATE TABLE IF NOT EXISTS _meta (name VARCHAR NOT NULL, value VARCHAR NOT NULL);
@@ -44,6 +46,11 @@ def columns_of(names: Iterable[str], table: str = "") -> str:
 def revisions_table(kind: RecordType) -> str:
     """Where rows go whose key is stored already with another payload."""
     return f"{kind.table}_revisions"
+
+
+def last_table(kind: RecordType) -> str:
+    """Where the last sealed row of each series is, with the marks of the series."""
+    return f"{kind.table}_sealed"
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, where: str) -> None:
@@ -109,6 +116,9 @@ class Tables:
             else:
                 text = ddl(kind).replace(kind.table, table, 1).removesuffix("\n)")
                 self._connection.execute(f"{text},\n  {JOURNAL} USMALLINT NOT NULL\n)")
+        sealed = dict(self._columns(last_table(kind)))
+        if sealed:
+            self._adapt(kind, last_table(kind), {name: type_ for name, type_ in sealed.items() if name not in MARKS})
         self._ready[kind.table] = kind
 
     def _columns(self, table: str) -> list[tuple[str, str]]:

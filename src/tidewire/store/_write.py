@@ -17,6 +17,7 @@ from tidewire.records.clock import Clock
 from tidewire.records.ops import Gap, Quarantined
 from tidewire.records.record import RecordType, types
 from tidewire.store._book import Book, Position
+from tidewire.store._cold import Cold
 from tidewire.store._once import DUPLICATE, REVISION, Judge, Key, Marks
 from tidewire.store._schema import Tables, columns_of, quoted, registered, revisions_table
 from tidewire.store.protocol import JOURNAL, Written
@@ -71,8 +72,11 @@ class Writer:
     ``book`` and ``newest_us`` may be read from other threads: what they refer to is replaced, never changed.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, max_series: int, clock: Clock) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, max_series: int, clock: Clock, cold: Cold | None = None
+    ) -> None:
         self._connection = connection
+        self._cold = cold
         self._clock = clock
         self._max_series = max_series
         self.tables = Tables(connection)
@@ -117,7 +121,7 @@ class Writer:
             )
             (newest,) = ask(f"SELECT coalesce(epoch_us(max(_last)), 0) FROM ({both})").fetchall()[0]
             self.newest_us = {**self.newest_us, kind.table: newest}
-        self._marks.load(self._connection, kind)
+        self._marks.load(self._connection, kind, sealed=self._cold is not None and self._cold.reach(kind) is not None)
 
     def read_back(self) -> None:
         """After a commit whose end is unknown: take everything known in memory from the file again."""
@@ -197,7 +201,7 @@ class Writer:
                 if rows is not None and rows.height:
                     parts.setdefault(kind, []).append(_Part(rows, journal, -1))
             outcome.fates.update({(batch.type.name, fate): count for fate, count in batch.fates.items()})
-        judge = Judge(self._connection, self._marks, self.revised)
+        judge = Judge(self._connection, self._marks, self.revised, self._cold)
         for kind, some in parts.items():
             self._insert_type(judge, kind, some, outcome)
         return outcome

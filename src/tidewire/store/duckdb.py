@@ -20,9 +20,12 @@ from tidewire.records.clock import Clock, SystemClock
 from tidewire.records.record import RecordType, types
 from tidewire.store import _held, _read
 from tidewire.store._book import EPOCH, MICROSECOND, watermark
+from tidewire.store._cold import Cold, Tier, is_sealed
+from tidewire.store._keeping import Keeping
 from tidewire.store._pool import ReadPool
 from tidewire.store._read import Page, Reading
 from tidewire.store._schema import prepare
+from tidewire.store._seal import Sealed
 from tidewire.store._write import RIDERS, Writer
 from tidewire.store.config import StoreConfig
 from tidewire.store.protocol import Query, Result, Stretch, Written
@@ -41,10 +44,17 @@ _OPEN: set[Path] = set()
 class DuckDBStore:
     """Rows, positions and fates in one DuckDB file, written in one thread, read in several.
 
-    ``path`` is a file or ``":memory:"``. One process owns the file; others read through the API.
+    ``path`` is a file or ``":memory:"``. One process owns the file; others read through the API. ``cold`` is where
+    rows go that are `seal`-ed; without it all stay in the file.
     """
 
-    def __init__(self, path: str | Path, config: StoreConfig | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        config: StoreConfig | None = None,
+        clock: Clock | None = None,
+        cold: Tier | None = None,
+    ) -> None:
         self._path = None if str(path) == MEMORY else Path(path)
         self._config = config or StoreConfig()
         self._clock = clock or SystemClock()
@@ -53,6 +63,9 @@ class DuckDBStore:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._writer: Writer | None = None
         self._pool: ReadPool | None = None
+        self._cold = None if cold is None else Cold(cold, self._clock)
+        grace_s = 2 * self._config.statement_timeout_s
+        self._keeping = None if self._cold is None else Keeping(self._cold, self._clock, self._turn, grace_s)
 
     async def open(self) -> None:
         """Open or create; tables of known record types are brought into being.
@@ -79,6 +92,8 @@ class DuckDBStore:
 
     async def close(self) -> None:
         """Finish the running commit, stop reads, let go of the file. Closing twice is allowed."""
+        if self._keeping is not None:
+            await self._keeping.close()
         async with self._turn:
             if self._pool is not None:
                 await self._pool.close()
@@ -133,7 +148,7 @@ class DuckDBStore:
     async def marks(self, kind: RecordType) -> pl.DataFrame:
         """Per series the highest stored ``order`` value and its event time; columns: series, order, event_time."""
         await self._ensure(kind)
-        return await self._open_pool.run(lambda connection: _read.marks(connection, kind))
+        return await self._open_pool.run(lambda connection: _read.marks(connection, kind, sealed=self._has_sealed(kind)))
 
     async def fates(self) -> Mapping[tuple[str, Fate], int]:
         """How many rows came to which fate, by (record type, `Fate`); ``received`` included."""
@@ -146,27 +161,54 @@ class DuckDBStore:
         """Rows actually in the tables by (record type, source, hour of ``ingested_at``), revisions included."""
         kinds = [*types().values()]
         await self._ensure(*kinds)
-        return await self._open_pool.run(lambda connection: _held.counts(connection, kinds, (start, end)))
+        return await self._open_pool.run(lambda connection: _held.counts(connection, kinds, (start, end), self._cold))
 
     async def of_frames(self, kind: RecordType, stretch: Stretch) -> pl.DataFrame:
         """Every version stored under these frames: the type's columns, ``_journal`` (a uuid) and ``_revision``."""
         await self._ensure(kind)
-        return await self._open_pool.run(lambda connection: _held.of_frames(connection, kind, stretch))
+        return await self._open_pool.run(lambda connection: _held.of_frames(connection, kind, stretch, self._cold))
 
     async def strays(
         self, kind: RecordType, source: str, hour: datetime, known: Sequence[Stretch], limit: int
     ) -> pl.DataFrame:
         """Versions ingested in an hour that are of none of the frames ``known``, at most ``limit``."""
         await self._ensure(kind)
-        span = hour, hour + timedelta(hours=1)
-        return await self._open_pool.run(lambda connection: _held.strays(connection, kind, source, span, known, limit))
+        astray = _held.Astray(source, (hour, hour + timedelta(hours=1)), known, limit)
+        return await self._open_pool.run(lambda connection: _held.strays(connection, kind, astray, self._cold))
 
     async def versions(
         self, kind: RecordType, keys: pl.DataFrame, start: datetime | None = None, end: datetime | None = None
     ) -> pl.DataFrame:
         """Every version of these keys; with bounds of ``event_time``, which is quicker."""
         await self._ensure(kind)
-        return await self._open_pool.run(lambda connection: _held.versions(connection, kind, keys, (start, end)))
+        return await self._open_pool.run(lambda connection: _held.versions(connection, kind, keys, (start, end), self._cold))
+
+    async def seal(self, after_s: float | None = None) -> list[Sealed]:
+        """Move rows of spans that are over from the file to sealed ones; reads find them as before.
+
+        A span is over ``after_s`` (by default as configured) before the watermark of its type. Runs beside reads and
+        writes; calls take turns, and one that is cancelled ends when its step has ended.
+
+        Raises:
+            StoreError: a step failed, and changed nothing; or the store was opened without a place for sealed files.
+            ArchiveFailed: the object store cannot be reached.
+        """
+        keeping = self._keeping
+        if keeping is None:
+            raise StoreError(f"The store {self._where} has no place for sealed rows; set cold.enabled.")
+        wait_s = keeping.cold.tier.config.after_s if after_s is None else after_s
+        kinds = [kind for kind in types().values() if is_sealed(kind)]
+        await self._ensure(*kinds)
+        done = [(kind, (self.watermark(kind) - EPOCH) // MICROSECOND - round(wait_s * 1e6)) for kind in kinds]
+        return await _to_its_end(keeping.seal(self._connected, done))
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            raise StoreError(f"The store {self._where} is not open.")
+        return self._connection
+
+    def _has_sealed(self, kind: RecordType) -> bool:
+        return self._cold is not None and self._cold.reach(kind) is not None
 
     @property
     def _where(self) -> str:
@@ -203,7 +245,9 @@ class DuckDBStore:
             self._connection = duckdb.connect(self._where, config=config)
             self._connection.execute("SET TimeZone = 'UTC'")
             prepare(self._connection, self._where)
-            self._writer = Writer(self._connection, self._config.max_series, self._clock)
+            if self._cold is not None:
+                self._cold.open(self._connection)
+            self._writer = Writer(self._connection, self._config.max_series, self._clock, self._cold)
         except (duckdb.Error, OSError) as error:
             self._disconnect()
             if "lock" in str(error).lower() and isinstance(error, duckdb.IOException):
@@ -250,6 +294,8 @@ class DuckDBStore:
             if self._path is None:
                 raise StoreError(f"The store in memory is broken: {error}") from error
             _log.warning("store_reopening", file=self._where, error=str(error))
+            if self._keeping is not None:
+                await self._keeping.close()  # its connection would keep the broken engine alive
             if self._pool is not None:
                 await self._pool.close()
             await self._in_thread(self._disconnect)
@@ -277,7 +323,8 @@ class DuckDBStore:
         await self._ensure(query.type)
         committed = self.watermark(query.type)
         snapshot = query.snapshot or self._now(query.type)
-        reading = Reading(query, snapshot, revised=self._open_writer.revised.get(query.type.table, 0) > 0)
+        revised = self._open_writer.revised.get(query.type.table, 0) > 0
+        reading = Reading(query, snapshot, revised=revised, cold=self._cold)
         page = await self._open_pool.run(method(reading))
         _read_seconds.labels(what).observe((self._clock.mono_ns() - started) / 1e9)
         return Result(page.rows, snapshot, committed, page.next)
