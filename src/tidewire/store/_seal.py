@@ -117,7 +117,8 @@ class Sealer:
 
     def _inside(self, kind: RecordType, span: Span) -> Sealed | None:
         table, known = kind.table, files_of(self._connection, kind.table)
-        if not set(span.merged) <= set(known):
+        merged = {each.name for each in span.merged}
+        if not merged <= {each.name for each in known}:
             return None
         hot = _hot(kind, span)
         (moved,) = self._connection.execute(f"SELECT count(*) FROM {quoted(table)} AS t WHERE {hot}").fetchall()[0]
@@ -126,7 +127,7 @@ class Sealer:
         version = versions(self._connection).get(table, 0) + 1
         rows = self._rows_of(kind, span, hot)
         file = self._write_file(kind, span, rows, version)
-        kept = [each for each in known if each not in span.merged]
+        kept = [each for each in known if each.name not in merged]
         listed = [*with_hours(self._connection, table, kept), file]
         manifest = Manifest(table, version, store_id(self._connection), listed)
         self._objects.put(manifest.name, manifest.encoded())
