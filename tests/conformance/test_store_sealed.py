@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -16,10 +14,9 @@ from tidewire.journal.objects import Directory
 from tidewire.records.batch import Batch
 from tidewire.records.record import RecordType
 from tidewire.store._cold import Tier
-from tidewire.store._seal import Sealed
 from tidewire.store.config import ColdConfig, StoreConfig
 from tidewire.store.duckdb import DuckDBStore
-from tidewire.store.protocol import Query, Result, Store, Stretch, Written
+from tidewire.store.protocol import Store, Written
 
 EAGER = ColdConfig(after_s=-1e9, unit_rows=50, group_rows=2_048)
 """Everything is over: whatever is in the table is sealed by the next run."""

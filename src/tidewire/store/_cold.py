@@ -16,7 +16,7 @@ from tidewire.records.ops import Gap, Quarantined
 from tidewire.records.record import RecordType
 from tidewire.store._files import LocalFiles
 from tidewire.store._schema import columns_of, quoted
-from tidewire.store._sealed import TABLES, SealedFile, files_of, versions
+from tidewire.store._sealed import TABLES, SealedFile, files_of, store_id, versions
 from tidewire.store.config import ColdConfig
 from tidewire.store.protocol import JOURNAL
 
@@ -85,6 +85,7 @@ class Cold:
     def open(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Bring the tables into being, and know how far each type is sealed."""
         connection.execute(TABLES)
+        store_id(connection)  # before any manifest names it: a seal that is cut off must be known as ours
         self.files.open()
         found = connection.execute("SELECT type, max(last_us) FROM _cold_files GROUP BY type").fetchall()
         self._reach = {**dict.fromkeys(versions(connection), -(2**62)), **dict(found)}
@@ -151,4 +152,6 @@ def _numbered(files: Sequence[SealedFile], journals: Mapping[str, int]) -> str:
     known = sorted({uuid for file in files for uuid in file.journals})
     if len(known) == 1:
         return f"{journals[known[0]]:d}::USMALLINT"
-    return f"(CASE {JOURNAL} {' '.join(f'WHEN {literal(uuid)} THEN {journals[uuid]:d}' for uuid in known)} END)::USMALLINT"
+    return (
+        f"(CASE {JOURNAL} {' '.join(f'WHEN {literal(uuid)} THEN {journals[uuid]:d}' for uuid in known)} END)::USMALLINT"
+    )

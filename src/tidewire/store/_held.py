@@ -75,9 +75,7 @@ class Astray:
     limit: int
 
 
-def strays(
-    connection: duckdb.DuckDBPyConnection, kind: RecordType, astray: Astray, cold: Cold | None
-) -> pl.DataFrame:
+def strays(connection: duckdb.DuckDBPyConnection, kind: RecordType, astray: Astray, cold: Cold | None) -> pl.DataFrame:
     """Versions ingested in a span of time that are of none of some frames."""
     source, span, known, limit = astray.source, astray.span, astray.known, astray.limit
     start, end = map(_micros, span)

@@ -137,9 +137,7 @@ class Reading:
             f" OR row(frame, ordinal, {JOURNAL}::BIGINT, _row) {than} row({place}))"
         )
 
-    def _found(
-        self, connection: duckdb.DuckDBPyConnection, values: _Values, parts: Sequence[str] | None = None
-    ) -> str:
+    def _found(self, connection: duckdb.DuckDBPyConnection, values: _Values, parts: Sequence[str] | None = None) -> str:
         """The statement for all rows the query means, before order and paging.
 
         ``parts`` are statements for the sealed rows among them; without it, those of all files that are needed.
@@ -184,7 +182,9 @@ class Reading:
 
     def _bounds(self) -> Bounds:
         """What sealed files the query can need."""
-        start, end = (None if at is None else (at - EPOCH) // MICROSECOND for at in (self._query.start, self._query.end))
+        start, end = (
+            None if at is None else (at - EPOCH) // MICROSECOND for at in (self._query.start, self._query.end)
+        )
         sources = next((each for each in self._conditions if each.column == "source"), None)
         return Bounds(
             event=(start, end),

@@ -223,9 +223,7 @@ class Sealer:
         )
         moved = f"SELECT DISTINCT {series} FROM {quoted(kind.table)} AS t WHERE {hot}"
         before = f"SELECT a.* FROM {last} AS a SEMI JOIN ({moved}) AS b ON {same}"
-        marks = (
-            f"max({MARK}) AS {MARK}, arg_max({MARKED_AT}, {MARK}) AS {MARKED_AT}, bool_or({UNMARKED}) AS {UNMARKED}"
-        )
+        marks = f"max({MARK}) AS {MARK}, arg_max({MARKED_AT}, {MARK}) AS {MARKED_AT}, bool_or({UNMARKED}) AS {UNMARKED}"
         newest = ", ".join(
             f"arg_max_null({quoted(name)}, row({ordered})) AS {quoted(name)}"
             for name in (*kind.schema, JOURNAL)
@@ -294,9 +292,7 @@ def sweep(connection: duckdb.DuckDBPyConnection, cold: Cold, keep: Collection[st
     return len(gone)
 
 
-def _check_is_next(
-    connection: duckdb.DuckDBPyConnection, cold: Cold, table: str, version: int, name: str
-) -> None:
+def _check_is_next(connection: duckdb.DuckDBPyConnection, cold: Cold, table: str, version: int, name: str) -> None:
     """A manifest ahead of the store is a try that was cut off, if it is this store's and one ahead."""
     data = cold.tier.objects.get(name)
     found = None if data is None else decoded(data, name)

@@ -117,10 +117,13 @@ def versions(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 
 def files_of(
-    connection: duckdb.DuckDBPyConnection, table: str, tests: Sequence[str] = (), values: Mapping[str, Any] | None = None
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    tests: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> list[SealedFile]:
     """Sealed files of a table that pass the tests, without their hours, oldest span first."""
-    wanted = " AND ".join([f"type = $_table", *tests])
+    wanted = " AND ".join(["type = $_table", *tests])
     rows = connection.execute(
         f"SELECT {', '.join(_COLUMNS)} FROM _cold_files WHERE {wanted} ORDER BY since_us, source, name",
         {"_table": table, **(values or {})},

@@ -148,7 +148,9 @@ class DuckDBStore:
     async def marks(self, kind: RecordType) -> pl.DataFrame:
         """Per series the highest stored ``order`` value and its event time; columns: series, order, event_time."""
         await self._ensure(kind)
-        return await self._open_pool.run(lambda connection: _read.marks(connection, kind, sealed=self._has_sealed(kind)))
+        return await self._open_pool.run(
+            lambda connection: _read.marks(connection, kind, sealed=self._has_sealed(kind))
+        )
 
     async def fates(self) -> Mapping[tuple[str, Fate], int]:
         """How many rows came to which fate, by (record type, `Fate`); ``received`` included."""
@@ -181,7 +183,9 @@ class DuckDBStore:
     ) -> pl.DataFrame:
         """Every version of these keys; with bounds of ``event_time``, which is quicker."""
         await self._ensure(kind)
-        return await self._open_pool.run(lambda connection: _held.versions(connection, kind, keys, (start, end), self._cold))
+        return await self._open_pool.run(
+            lambda connection: _held.versions(connection, kind, keys, (start, end), self._cold)
+        )
 
     async def seal(self, after_s: float | None = None) -> list[Sealed]:
         """Move rows of spans that are over from the file to sealed ones; reads find them as before.
