@@ -41,12 +41,15 @@ _TRADING = frozenset({"auction", "morning", "afternoon", "open"})
 class Hours:
     """The timetable of a session in local time: ``phases`` by their start, ``halves`` that bars are cut from.
 
+    ``window`` is when something new may be seen: with a few minutes at each side for what is early or late.
+
     It is today's, for every day: earlier years differed (no closing auction in Shanghai before 2018-08-20, no
     after-hours trading before 2019-07-22; other hours in the first years).
     """
 
     phases: tuple[tuple[time, Phase], ...]
     halves: tuple[tuple[time, time], ...]
+    window: str
 
 
 _XSHG_HOURS = Hours(
@@ -63,8 +66,9 @@ _XSHG_HOURS = Hours(
         (time(15, 30), "closed"),
     ),
     halves=((time(9, 30), time(11, 30)), (time(13), time(15))),
+    window="09:15-11:35,12:55-15:05",
 )
-_ALWAYS_HOURS = Hours(phases=((time(0), "open"),), halves=((time(0), time(0)),))
+_ALWAYS_HOURS = Hours(phases=((time(0), "open"),), halves=((time(0), time(0)),), window="00:00-24:00")
 
 
 @dataclass(frozen=True)

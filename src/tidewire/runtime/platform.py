@@ -48,6 +48,7 @@ from tidewire.store.cache import LatestCache
 from tidewire.store.config import StoreConfig
 from tidewire.store.protocol import EVERYTHING, Query, Store
 from tidewire.watch.audit import Accepted
+from tidewire.watch.calendars import CalendarWatch
 from tidewire.watch.selfaudit import SelfAudit
 
 STORES = "tidewire.stores"
@@ -88,6 +89,7 @@ class Tidewire:
         self.pipe: Pipe
         self.auditing: Auditing
         self.self_audit: SelfAudit
+        self.calendars = CalendarWatch(self.clock, lambda: {name for app in self.apps for name in app.calendars()})
         self.keeper: Keeper | None = None
         self.quarantine: Quarantine
         self.gateway: Gateway
@@ -163,6 +165,7 @@ class Tidewire:
         await self.gateway.start()
         self._started.append("gateway")
         running.start(self._part_failed)
+        self._spawn("calendars", self.calendars.run())
         self._spawn("plugins", self.plugins.run())
 
     def _care(self) -> Care:
@@ -341,7 +344,7 @@ class Tidewire:
     def health(self) -> Health:
         """Ready when the journal accepts and the pipe runs.
 
-        A difference in the books, or an archive that cannot be reached, is told and stops nothing.
+        A difference in the books, an archive that cannot be reached or a calendar that ends is told and stops nothing.
         """
         keeper = self.keeper
         checks = {
@@ -349,6 +352,7 @@ class Tidewire:
             "archive": "off" if keeper is None else keeper.problem or "ok",
             "pipe": "ok" if self.failure is None else str(self.failure),
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
+            **self.calendars.checks,
             **{f"source {app.name}": self.health_of(app).state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)
