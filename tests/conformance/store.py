@@ -295,7 +295,7 @@ class StoreConformance(ReadConformance, HeldConformance, CommitConformance):
                 "exchange": "XSHE",
                 "day": date(2026, 10, 8),
                 "session": session,
-                "event_time": place,
+                "ingested_at": place,
                 "frame": place,
             }
             other = {**row, "day": date(2026, 10, 9), "session": True}
