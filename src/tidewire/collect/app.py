@@ -172,6 +172,11 @@ class App(ABC):
         """All collectors."""
         return list(self._state.collectors.values())
 
+    def calendars(self) -> set[str]:
+        """The trading calendars its timers go by."""
+        windows = (timer.window for collector in self.list() for timer in collector.timers.values())
+        return {window.calendar for window in windows if window is not None and window.calendar}
+
     # -- gaps -------------------------------------------------------------------------------------------------
 
     def fills(self, record_type: str) -> bool:

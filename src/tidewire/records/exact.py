@@ -110,7 +110,7 @@ def build(kind: RecordType, columns: Mapping[str, Values | str | bool | None], h
     Args:
         kind: the record type.
         columns: per column a list or Series of ``height`` values, or one value for all rows; missing columns are null.
-            Decimals are text, times are UTC microseconds (Int64) or ready Series.
+            Decimals are text, times are UTC microseconds (Int64) or ready Series, days are dates or ISO text.
         height: number of rows.
 
     Raises:
@@ -154,8 +154,21 @@ def _typed(name: str, values: Values, dtype: pl.DataType) -> tuple[pl.Series, pl
         if isinstance(values, pl.Series) and values.dtype.is_temporal():
             return values.alias(name).cast(dtype), None  # it knows its own unit
         return pl.Series(name, values, dtype=pl.Int64).cast(dtype), None
+    if isinstance(dtype, pl.Date) and any(isinstance(value, str) for value in values):
+        return _days(name, values)
     if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Decimal):
         return _decimal_lists(name, values.to_list() if isinstance(values, pl.Series) else values, dtype)
     if isinstance(dtype, pl.List):
         return pl.Series(name, values).cast(dtype), None
     return pl.Series(name, values, dtype=dtype), None
+
+
+def _days(name: str, values: Values) -> tuple[pl.Series, pl.Series | None]:
+    """ISO text to days; only ``2026-01-05``, so that nothing is a day by luck."""
+    text = pl.Series(name, values, dtype=pl.String)
+    shaped = text.str.contains(r"^\d{4}-\d\d-\d\d$")
+    days = text.zip_with(shaped.fill_null(value=False), pl.Series([None], dtype=pl.String)).str.to_date(
+        "%Y-%m-%d", strict=False
+    )
+    wrong = days.is_null() & text.is_not_null()
+    return days, wrong if wrong.any() else None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from tidewire.collect import PumpConfig, Section, SourceConfig
 from tidewire.collect.config import kind_of, read, seconds
 from tidewire.collect.document import read_document
-from tidewire.errors import ConfigError
+from tidewire.errors import ConfigError, InputError
 from tidewire.journal import Durability, JournalConfig
 from tidewire.process.breaker import BreakerConfig
+from tidewire.records.calendar import tell
 
 DEFAULT_FILE = "tidewire.yaml"
 _NO_FILE = "Give the path of a configuration, or begin with `tidewire demo`; docs/configuration.md shows one to copy."
@@ -152,6 +154,13 @@ class StoreSection(Section, frozen=True):
     statement_timeout: str = "30s"
 
 
+class CalendarSection(Section, frozen=True):
+    """What the program does not know yet of a trading calendar: days without a session, and until when all are told."""
+
+    closed: Sequence[date] = ()
+    until: date | None = None
+
+
 class AuditSection(Section, frozen=True):
     """How often the platform audits itself; 0: never."""
 
@@ -179,6 +188,7 @@ class Config(Section, frozen=True):
     bus: BusSection = BusSection()
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
+    calendars: Mapping[str, CalendarSection] = {}
     plugins: str = "plugins"
     failover: Mapping[str, FailoverSection] = {}
     sources: Sequence[Any] = ()
@@ -244,6 +254,8 @@ class Loaded:
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
     """Read a platform file, or a single source file, or (without a path) ``tidewire.yaml`` of this directory.
 
+    What it tells of trading calendars holds for the process from then on, until another file is read.
+
     Raises:
         ConfigError: with file, key, what was found, what is valid and what to do.
     """
@@ -251,8 +263,10 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
     path = path or Path(DEFAULT_FILE)
     data = _mapping(path, environ)
     if "source" in data:
+        tell({})
         return Loaded(Config(), [_source(data, str(path))], path.parent, str(path))
     config = read(data, Config, str(path))
+    _tell_calendars(config, path)
     sources = [_listed(entry, path, place, environ) for place, entry in enumerate(config.sources)]
     names = [source.source.name for source in sources]
     for name in names:
@@ -263,6 +277,14 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
         for place, entry in enumerate(config.sources)
     ]
     return Loaded(config, sources, path.parent, str(path), origins)
+
+
+def _tell_calendars(config: Config, path: Path) -> None:
+    """Calendars are one for all that asks in this process, as record types are."""
+    try:
+        tell({name: (section.closed, section.until) for name, section in config.calendars.items()})
+    except InputError as error:
+        raise ConfigError(f"{path}: calendars: {error}") from None
 
 
 def load_source(path: Path, environ: Mapping[str, str] | None = None) -> SourceConfig:

@@ -50,6 +50,7 @@ from tidewire.store.cache import LatestCache
 from tidewire.store.config import StoreConfig
 from tidewire.store.protocol import EVERYTHING, Query, Store
 from tidewire.watch.audit import Accepted
+from tidewire.watch.calendars import CalendarWatch
 from tidewire.watch.selfaudit import SelfAudit
 
 STORES = "tidewire.stores"
@@ -91,6 +92,7 @@ class Tidewire:
         self.pipe: Pipe
         self.auditing: Auditing
         self.self_audit: SelfAudit
+        self.calendars = CalendarWatch(self.clock, lambda: {name for app in self.apps for name in app.calendars()})
         self.keeper: Keeper | None = None
         self.quarantine: Quarantine
         self.gateway: Gateway
@@ -177,6 +179,7 @@ class Tidewire:
         await self.gateway.start()
         self._started.append("gateway")
         running.start(self._part_failed)
+        self._spawn("calendars", self.calendars.run())
         self._spawn("plugins", self.plugins.run())
 
     def _care(self) -> Care:
@@ -355,7 +358,7 @@ class Tidewire:
     def health(self) -> Health:
         """Ready when the journal accepts and the pipe runs.
 
-        A difference in the books, or an archive that cannot be reached, is told and stops nothing.
+        A difference in the books, an archive that cannot be reached or a calendar that ends is told and stops nothing.
         """
         keeper = self.keeper
         checks = {
@@ -363,7 +366,11 @@ class Tidewire:
             "archive": "off" if keeper is None else keeper.problem or "ok",
             "pipe": "ok" if self.failure is None else str(self.failure),
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
+<<<<<<< HEAD
             **self.failover.checks,
+=======
+            **self.calendars.checks,
+>>>>>>> w-calendar
             **{f"source {app.name}": self.health_of(app).state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -321,6 +321,8 @@ def _plain(kind: str, name: str, dtype: pl.DataType, value: Any) -> Any:
             return value if isinstance(value, int) else int(value)
         if isinstance(dtype, pl.Datetime):
             return _micros(value) if text else int(value)
+        if isinstance(dtype, pl.Date):
+            return date.fromisoformat(str(value)).isoformat()
         if isinstance(dtype, pl.List):
             listed = msgspec.json.decode(value) if text else value
             return [str(one) for one in listed] if isinstance(listed, list) else _no()
@@ -339,6 +341,7 @@ _FORMS: dict[Any, str] = {
     pl.Int32: "a whole number",
     pl.Int64: "a whole number",
     pl.Datetime: "a time with zone (2026-01-05T01:30:00Z) or UTC microseconds",
+    pl.Date: "a day (2026-01-05)",
     pl.List: 'a list of texts, ["1.5", "1.4"]',
 }
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tidewire.collect import Collector, Cron, Every, Reply, Window, seconds
+from tidewire.collect import Collector, Cron, Every, Reply, seconds
 from tidewire.errors import ParseError, RateLimited, TerminalError, TransientError
 from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.grammar import Action, Paginate
 from tidewire.sources.declared.parse import REFUSED, asked_text
-from tidewire.sources.declared.reading import share
+from tidewire.sources.declared.reading import share, window_of
 from tidewire.sources.declared.source import Read
 
 if TYPE_CHECKING:
@@ -86,8 +86,13 @@ class DeclaredCollector(Collector):
         timer = self.add_timer(
             "ask",
             when,
+<<<<<<< HEAD
             self.in_turn(self.fetch),
             window=Window(schedule.between, schedule.tz) if schedule.between else None,
+=======
+            self.fetch,
+            window=window_of(schedule),
+>>>>>>> w-calendar
             jitter=share(schedule.jitter) if isinstance(when, Every) else 0.0,
             run_at_start=True,
         )

@@ -19,6 +19,8 @@ from typing import Any
 
 from tidewire.collect.schedule import parse_duration, zone
 from tidewire.errors import ConfigError, InputError, nearest
+from tidewire.records.instrument import stock_venue
+from tidewire.records.instrument import uid as stable
 
 Value = Any
 """Text, int, bool or None; lists and mappings on their way to a filter that takes them apart."""
@@ -374,13 +376,23 @@ def cn_exchange() -> Step:
         code = text_of(value)
         if not re.fullmatch(r"\d{6}", code, re.ASCII):
             raise ValueError(f"{code[:40]!r} is not a code of six digits")
-        if code[0] in "48" or code.startswith("92"):
-            return "BJ"
-        if code[0] in "56" or code[:2] in {"90", "11"}:
-            return "SH"
-        if code[0] in "0123":
-            return "SZ"
-        raise ValueError(f"no exchange has codes like {code!r}")
+        venue = stock_venue(code)
+        if venue is None:
+            raise ValueError(f"no exchange has codes like {code!r}")
+        return venue
+
+    return step
+
+
+@_filter
+def uid() -> Step:
+    """The stable id of an instrument from its canonical one: ``920047.BJ`` has that of ``430047.BJ``."""
+
+    def step(value: Value) -> Value:
+        symbol, _, venue = text_of(value).rpartition(".")
+        if not symbol or not venue:
+            raise ValueError(f"{text_of(value)[:40]!r} is not SYMBOL.VENUE")
+        return stable(venue, symbol)
 
     return step
 

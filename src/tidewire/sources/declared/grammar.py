@@ -15,11 +15,15 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Schedule(Section, frozen=True):
-    """When it is asked: ``every`` so long, or by a ``cron`` line; only ``between`` two local times, where said."""
+    """When it is asked: ``every`` so long, or by a ``cron`` line; where said, only ``between`` local times.
+
+    ``calendar`` names a trading calendar: asked on its sessions only, and ``between: session`` while it is open.
+    """
 
     every: str = ""
     cron: str = ""
     between: str = ""
+    calendar: str = ""
     tz: str = "Asia/Shanghai"
     jitter: str = "10%"
 

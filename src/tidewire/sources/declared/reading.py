@@ -10,11 +10,13 @@ from tidewire.collect.document import read_document
 from tidewire.collect.schedule import Cron, Window
 from tidewire.errors import ConfigError, InputError
 from tidewire.sources.declared.asking import check_requests
-from tidewire.sources.declared.grammar import Declared
+from tidewire.sources.declared.grammar import Declared, Schedule
 from tidewire.sources.declared.source import Source, compile_source
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)", re.ASCII)
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+ALL_DAY = "00:00-24:00"
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
@@ -75,13 +77,19 @@ def _check_schedule(declared: Declared, where: str) -> None:
             seconds(schedule.every, f"{where}: schedule.every")
         if schedule.cron:
             Cron(schedule.cron, schedule.tz)
-        if schedule.between:
-            Window(schedule.between, schedule.tz)
+        window_of(schedule)
         share(schedule.jitter)
     except ConfigError:
         raise
     except InputError as error:
         raise ConfigError(f"{where}: schedule: {error}") from None
+
+
+def window_of(schedule: Schedule) -> Window | None:
+    """When it may be asked; None: always. `InputError` for what is no window, or no calendar."""
+    if not schedule.between and not schedule.calendar:
+        return None
+    return Window(schedule.between or ALL_DAY, schedule.tz, calendar=schedule.calendar)
 
 
 def per_second(text: str, where: str) -> float:

@@ -275,7 +275,7 @@ def _converter(role: str) -> Step:
         return _plain
     if role in ("count", "sequence", "ordinal", "time"):
         return _whole
-    return cast("Step", {"flag": _flag, "ratio": _plain, "json": _document}.get(role, _same))
+    return cast("Step", {"flag": _flag, "ratio": _plain, "day": _plain, "json": _document}.get(role, _same))
 
 
 def _same(value: Value) -> Value:

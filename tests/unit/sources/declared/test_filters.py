@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidewire.errors import ConfigError
+from tidewire.records.instrument import uid
 from tidewire.sources.declared.filters import FILTERS, applied, compiled, micros_of
 
 GOOD: list[tuple[str, list[str], Any, Any]] = [
@@ -62,6 +63,8 @@ GOOD: list[tuple[str, list[str], Any, Any]] = [
     ("cn_exchange", [], "830799", "BJ"),
     ("shift", ["-5m"], 300_000_000, 0),
     ("shift", ["1h30m"], 0, 5_400_000_000),
+    ("uid", [], "600000.SH", uid("SH", "600000")),
+    ("uid", [], "920047.BJ", uid("BJ", "430047")),
     ("epoch_s", [], 1783409697, 1_783_409_697_000_000),
     ("epoch_ms", [], "1783409697123", 1_783_409_697_123_000),
     ("epoch_us", [], 1783409697123456, 1_783_409_697_123_456),
@@ -101,6 +104,8 @@ def test_null_stays_null(name: str) -> None:
         ("scale", ["2"], "NaN"),
         ("map", ["0=SZ"], "7"),
         ("cn_exchange", [], "60000"),
+        ("cn_exchange", [], "950110"),
+        ("uid", [], "600000"),
         ("cn_exchange", [], "７00000"),
         ("epoch_s", [], "yesterday"),
         ("time", ["%Y-%m-%d"], "03.07.2026"),
