@@ -366,11 +366,8 @@ class Tidewire:
             "archive": "off" if keeper is None else keeper.problem or "ok",
             "pipe": "ok" if self.failure is None else str(self.failure),
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
-<<<<<<< HEAD
             **self.failover.checks,
-=======
             **self.calendars.checks,
->>>>>>> w-calendar
             **{f"source {app.name}": self.health_of(app).state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)

@@ -86,13 +86,8 @@ class DeclaredCollector(Collector):
         timer = self.add_timer(
             "ask",
             when,
-<<<<<<< HEAD
             self.in_turn(self.fetch),
-            window=Window(schedule.between, schedule.tz) if schedule.between else None,
-=======
-            self.fetch,
             window=window_of(schedule),
->>>>>>> w-calendar
             jitter=share(schedule.jitter) if isinstance(when, Every) else 0.0,
             run_at_start=True,
         )
