@@ -7,18 +7,22 @@ row by row.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tidewire.records.calendar import LENGTHS, Calendar, calendar, of_venue
 from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 HISTORY_ROWS = 50_000
 HISTORY_FRAMES = 256
@@ -134,7 +138,9 @@ class SeriesWatch:
         if not step:
             return True
         whole = (group.last - group.first) // step + 1 == group.count
-        return whole and (mark is None or group.first == mark.order + step)
+        if not whole or mark is None or group.first == mark.order + step:
+            return whole
+        return not missing(self.kind, series, mark.order, group.first)
 
     # -- slow way: series that jump or step back --------------------------------------------------------------
 
@@ -165,9 +171,10 @@ class SeriesWatch:
                 continue
             if step and run.first > mark.order + step:
                 before_us, shown = run.event_us(run.first), run.shown(run.first)
-                hole = Hole(series, mark.order + step, run.first - step, mark.event_us, before_us, shown)
-                holes.append(hole)
-                self.seed_hole(hole)
+                for first, last in missing(self.kind, series, mark.order, run.first):
+                    hole = Hole(series, first, last, mark.event_us, before_us, shown)
+                    holes.append(hole)
+                    self.seed_hole(hole)
             mark.order, mark.event_us = run.last, run.event_us(run.last)
         return holes
 
@@ -313,9 +320,40 @@ def step_of(kind: RecordType, series: Series) -> int:
     """By how much the order grows from row to row where nothing is missing; 0 where that is not known."""
     if kind.contiguous:
         return 1
-    if "interval" in kind.series:
-        return INTERVALS[series[kind.series.index("interval")]] * 1_000_000
-    return 0
+    if "interval" not in kind.series:
+        return 0
+    interval = series[kind.series.index("interval")]
+    if interval not in LENGTHS and _calendar(kind, series) is not None:
+        return 0  # bars of whole sessions: a stock that is suspended has none
+    return INTERVALS[interval] * 1_000_000
+
+
+def _calendar(kind: RecordType, series: Series) -> Calendar | None:
+    """The calendar by which a series has bars; ``None`` where it has them all the time."""
+    return of_venue(str(series[kind.series.index("instrument")]).rpartition(".")[2])
+
+
+def missing(kind: RecordType, series: Series, after: int, before: int) -> list[tuple[int, int]]:
+    """The order values that should stand between two, as ranges (first, last) without a step missing.
+
+    Of bars within a session those that the session has, for each half of it by itself; on a day between the two without
+    any bar the stock was suspended, or a whole reply is missing, which whoever asked has told.
+    """
+    step = step_of(kind, series)
+    sessions = _calendar(kind, series) if "interval" in kind.series else None
+    if sessions is None:
+        return [(after + step, before - step)]
+    interval = series[kind.series.index("interval")]
+    return _missing_in_sessions(sessions.name, sessions.last_known, interval, (after, before))
+
+
+@functools.lru_cache(maxsize=1_024)
+def _missing_in_sessions(name: str, _known: date, interval: str, between: tuple[int, int]) -> list[tuple[int, int]]:
+    """`missing` by a calendar as it is known up to a day: the same for all stocks at the same moment."""
+    sessions = calendar(name)
+    days = dict.fromkeys(sessions.day(_EPOCH + timedelta(microseconds=at)) for at in between)
+    opens = [at for day in days for at, _ in sessions.grid(day, interval) if between[0] < at < between[1]]
+    return list(stretches(opens, LENGTHS[interval] * 1_000_000))
 
 
 def stretches(orders: npt.ArrayLike, step: int) -> Iterator[tuple[int, int]]:
@@ -366,11 +404,7 @@ class _Summary:
 
 def _whole(value: int | datetime) -> int:
     """Datetimes as UTC microseconds, numbers as they are."""
-    return (
-        (value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-        if isinstance(value, datetime)
-        else value
-    )
+    return (value - _EPOCH) // timedelta(microseconds=1) if isinstance(value, datetime) else value
 
 
 def describe(kind: RecordType, hole: Hole) -> Mapping[str, Any]:
