@@ -27,6 +27,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HISTORY_ROWS = 50_000
 HISTORY_FRAMES = 256
 MAX_OPEN_HOLES = 1_000
+MANY_ROWS = 8_192
+"""From here on a query is quicker than Python."""
 
 Series = tuple[Any, ...]
 """The values of the columns that name a series."""
@@ -121,11 +123,17 @@ class SeriesWatch:
     # -- fast way ---------------------------------------------------------------------------------------------
 
     def _groups(self, rows: pl.DataFrame) -> Iterator[tuple[Series, _Group]]:
-        """The rows of each series; counted in Python, for a query costs more than a batch of some thousand rows."""
+        """The rows of each series; counted in Python, for a query costs more than a batch of a few thousand rows."""
         columns = [rows.get_column(name) for name in self.kind.series]
         summary = _Summary(rows, self._order, shared=self._shared)
         if all(not column.null_count() and column.min() == column.max() for column in columns):
             yield tuple(column[0] for column in columns), summary.of(slice(None))
+            return
+        if rows.height >= MANY_ROWS:
+            place = pl.int_range(pl.len()).alias("_place")
+            groups = rows.lazy().select(*self.kind.series, place).group_by(self.kind.series, maintain_order=True)
+            for *series, mine in groups.agg("_place").collect().iter_rows():
+                yield tuple(series), summary.of(np.array(mine))
             return
         places: dict[Series, list[int]] = {}
         for place, series in enumerate(zip(*(column.to_list() for column in columns), strict=True)):

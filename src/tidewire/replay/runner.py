@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -67,16 +68,34 @@ class Replay:
             yield self._assembler.marks(last, last.wall_ns + 1_000)
 
     async def into(self, sink: Sink) -> AsyncIterator[int]:
-        """Fill an empty sink; yields the number of frames done after each commit."""
+        """Fill an empty sink; yields the number of frames done after each commit.
+
+        One commit is under way, in the sink's thread, while the next batches are made.
+        """
         waiting: list[Batch] = []
         rows = 0
-        for batches in self.steps():
-            waiting += batches
-            rows += sum(batch.rows.height for batch in batches)
-            if rows >= COMMIT_ROWS:
-                await sink.write(waiting)
+        writing: asyncio.Future[int] | None = None
+        try:
+            for batches in self.steps():
+                waiting += batches
+                rows += sum(batch.rows.height for batch in batches)
+                if rows < COMMIT_ROWS:
+                    continue
+                if writing is not None:
+                    yield await writing
+                writing = asyncio.ensure_future(_written(sink, waiting, self.frames))
                 waiting, rows = [], 0
-                yield self.frames
+                await asyncio.sleep(0)  # lets it begin: making batches does not give way
+        finally:
+            if writing is not None:
+                await writing
+        if writing is not None:
+            yield await writing
         if waiting:
             await sink.write(waiting)
         yield self.frames
+
+
+async def _written(sink: Sink, batches: Sequence[Batch], frames: int) -> int:
+    await sink.write(batches)
+    return frames
