@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from integration.kit import api, audited, balanced, idle, loaded, replayed, running, same_rows, tables, until
@@ -27,6 +28,19 @@ async def test_a_file_that_is_there_at_the_start_runs_and_obeys_the_platform_fil
             await until(both, "rows of both", poll_s=0.1)
             names = [each["name"] for each in (await client.get("/v1/sources"))["data"]]
             assert sorted(names) == ["example.list", "example.other"]
+
+
+async def test_health_says_when_the_calendar_that_a_source_keeps_ends(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    text = FILE.format(url="http://127.0.0.1:9", price="price | decimal").replace("jitter: 0%", "calendar: XSHG")
+    (tmp_path / "plugins" / "example.list.yaml").write_text(text, encoding="utf-8")
+    async with running(loaded(tmp_path, [])) as platform, api(platform) as client:
+
+        async def said() -> str:
+            return (await client.get("/readyz"))["checks"].get("calendar XSHG", "")
+
+        await until(said, "the calendar among the checks", poll_s=0.1)
+        assert await said() == "ok" or re.fullmatch(r"provisional from \d{4}-01-01", await said())
 
 
 async def test_a_dropped_file_collects_a_site_and_nothing_is_taken_for_what_it_is_not(tmp_path: Path) -> None:

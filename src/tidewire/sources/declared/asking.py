@@ -17,6 +17,9 @@ from tidewire.sources.declared.filters import text_of
 from tidewire.sources.declared.grammar import Declared, Paginate
 from tidewire.sources.declared.source import ASKED
 
+NOW = "now"
+"""In values of ``for_each``: when the round begins, UTC microseconds."""
+
 # Every status is looked at by the file's own rules.
 STATUSES = frozenset(range(200, 600)) - {429, 418}
 
@@ -103,10 +106,21 @@ def combinations(declared: Declared, instead: Mapping[str, Sequence[Any]]) -> It
         yield dict(zip(values, chosen, strict=True))
 
 
+def dated(names: Mapping[str, Any], now_us: int, where: str = "") -> dict[str, Any]:
+    """What is asked for, with ``${now | …}`` in it put in: this month, today."""
+    return {
+        name: template(value, f"{where}for_each.{name}", (NOW,), rows=False).once({NOW: now_us})
+        if isinstance(value, str) and "${" in value
+        else value
+        for name, value in names.items()
+    }
+
+
 def check_requests(declared: Declared, where: str) -> Templates:
     """The templates of a file, each tried once with its first values."""
     texts = templates(declared, where)
-    first = next(combinations(declared, {}), {})
+    every = [dated(names, 0, f"{where}: ") for names in combinations(declared, {})]
+    first = every[0] if every else {}
     try:
         request(declared, texts, first | {"page": 1, "since": 0, "until": 0}, {})
     except (ValueError, TypeError, msgspec.MsgspecError) as error:

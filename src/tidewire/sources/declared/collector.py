@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidewire.collect import Collector, Cron, Every, Reply, seconds
 from tidewire.errors import ParseError, RateLimited, TerminalError, TransientError
-from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
+from tidewire.sources.declared.asking import combinations, dated, page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.grammar import Action, Paginate
 from tidewire.sources.declared.parse import REFUSED, asked_text
@@ -96,7 +96,9 @@ class DeclaredCollector(Collector):
 
     async def fetch(self) -> None:
         """Ask for everything once. What fails is told, and the rest is asked for."""
-        for names in combinations(self._declared, self._site.settings.for_each):
+        now_us = self.app.context.clock.wall_ns() // 1_000
+        for wanted in combinations(self._declared, self._site.settings.for_each):
+            names = dated(wanted, now_us)
             try:
                 await self._ask_for(names)
             except (RateLimited, TerminalError):

@@ -485,6 +485,19 @@ def micros_of(moment: datetime, at: tzinfo) -> int:
 
 
 @_filter
+def months(later: str, tz: str = SHANGHAI) -> Step:
+    """The beginning of a month, so many months later; of this one with 0."""
+    ahead, at = int(later), zone(tz)
+
+    def step(value: Value) -> Value:
+        now = (_EPOCH + value * _MICROSECOND).astimezone(at)
+        year, month = divmod(now.year * 12 + now.month - 1 + ahead, 12)
+        return micros_of(datetime(year, month + 1, 1, tzinfo=at), at)
+
+    return step
+
+
+@_filter
 def date(form: str, tz: str = SHANGHAI) -> Step:
     """A time (UTC microseconds) written as local time by a form: for requests."""
     at = zone(tz)

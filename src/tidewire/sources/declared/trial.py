@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,9 @@ def run_tests(source: Source) -> Iterator[Verdict]:
 
 
 def payload_of(response: Any, charset: str) -> bytes:
-    """The bytes of a reply as a test has it: text, or what becomes JSON."""
+    """The bytes of a reply as a test has it: text, or what becomes JSON; in ``base64`` what is no text."""
+    if charset == "base64":
+        return base64.b64decode(response)
     if isinstance(response, str):
         return response.encode(charset)
     return msgspec.json.encode(response).decode().encode(charset)

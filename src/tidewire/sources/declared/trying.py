@@ -10,7 +10,7 @@ from tidewire.collect import Api, Families, HttpClient, Reply, SourceConfig, Sou
 from tidewire.errors import TerminalError
 from tidewire.records.clock import Clock, Rng
 from tidewire.sources.declared.app import DeclaredApp, address_at
-from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
+from tidewire.sources.declared.asking import combinations, dated, page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.trial import Made, take
 
@@ -32,18 +32,18 @@ async def try_source(
     config = SourceConfig(source=SourceInfo(type="declared", name=app.name), api=Api(base_url=base_url))
     client = app.client(config, clock, rng, Families())
     try:
-        return await _asked(app, client, config, pages, given)
+        wanted = next(combinations(app.source.declared, {}), {}) | dict(given)
+        return await _asked(app, client, config, pages, dated(wanted, clock.wall_ns() // 1_000))
     finally:
         await client.close()
 
 
 async def _asked(
-    app: type[DeclaredApp], client: HttpClient, config: SourceConfig, pages: int, given: Mapping[str, str]
+    app: type[DeclaredApp], client: HttpClient, config: SourceConfig, pages: int, names: Mapping[str, Any]
 ) -> Tried:
     source, made, total = app.source, Made(), None
     declared = source.declared
     texts = templates(declared, app.name)
-    names = next(combinations(declared, {}), {}) | dict(given)
     reply: Reply | None = None
     done = 0
     for at in range(pages if declared.paginate is not None else 1):

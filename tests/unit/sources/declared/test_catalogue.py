@@ -11,7 +11,7 @@ from tidewire.collect import parse_duration
 from tidewire.sources.declared import catalogue, load_declared, run_tests
 from tidewire.sources.declared.reading import per_second
 
-LIMITS_PER_S = {"eastmoney.com": 2.0}
+LIMITS_PER_S = {"bse.cn": 1.0, "eastmoney.com": 2.0, "sse.com.cn": 1.0, "szse.cn": 1.0}
 """What a family of sites may be asked, by what people who were blocked have measured."""
 
 FILES = catalogue()

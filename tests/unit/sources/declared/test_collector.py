@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,46 @@ async def test_every_page_of_a_list_is_asked_for_whatever_the_site_cuts_it_to(tm
     assert sorted(names_of(frame.origin.request)["page"] for frame in frames) == sorted(asked)
     parsed = app.make_parser(app.config, app.context.instruments).parse(frames)
     assert sum(len(part.frames) for part in parsed.parsed) == ROWS
+
+
+async def test_what_is_asked_for_by_the_day_stands_in_the_frame_as_it_was(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(request: web.Request) -> web.Response:
+        asked.append(request.query["day"])
+        return web.json_response({"rc": 0, "data": None})
+
+    text = LIST.replace("request:", "for_each: {day: [\"${now | date('%Y-%m-%d')}\"]}\nrequest:")
+    text = text.replace("fid: f12}", 'fid: f12, day: "${day}"}')
+    async with site(answer) as url, asking(tmp_path, url, text) as (app, here):
+        await fetched(app)
+        (frame,) = here.frames()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", asked[0])
+    assert names_of(frame.origin.request)["day"] == asked[0]
+
+
+async def test_a_source_keeps_the_calendar_that_its_file_names(tmp_path: Path) -> None:
+    text = LIST.replace("request:", "schedule: {every: 5s, calendar: XSHG, between: session}\nrequest:")
+    async with asking(tmp_path, "http://127.0.0.1:9", text) as (app, _):
+        assert app.calendars() == {"XSHG"}
+        window = app.get("rows").get_timer("ask").window
+        assert str(window) == "session (XSHG, Asia/Shanghai)"
+
+
+@pytest.mark.parametrize("schedule", ["every: 5s", "every: 5s, between: '09:15-15:05'"])
+async def test_without_one_every_day_counts(tmp_path: Path, schedule: str) -> None:
+    text = LIST.replace("request:", f"schedule: {{{schedule}}}\nrequest:")
+    async with asking(tmp_path, "http://127.0.0.1:9", text) as (app, _):
+        assert app.calendars() == set()
+
+
+async def test_a_calendar_without_a_window_is_the_whole_of_its_sessions(tmp_path: Path) -> None:
+    text = LIST.replace("request:", "schedule: {cron: '30 8 * * *', calendar: XSHG}\nrequest:")
+    async with asking(tmp_path, "http://127.0.0.1:9", text) as (app, _):
+        window = app.get("rows").get_timer("ask").window
+        assert window is not None
+        saturday, monday = (round(datetime(2026, 11, day, 0, 30, tzinfo=UTC).timestamp() * 1e9) for day in (28, 30))
+        assert (window.contains(saturday), window.contains(monday)) == (False, True)
 
 
 async def test_a_list_that_is_short_is_a_gap(tmp_path: Path) -> None:

@@ -73,13 +73,16 @@ GOOD: list[tuple[str, list[str], Any, Any]] = [
     ("iso", [], "2026-07-03", "2026-07-02T16:00:00"),
     ("iso", [], "2026-07-03T10:13:29+00:00", "2026-07-03T10:13:29"),
     ("rfc822", [], "Fri, 03 Jul 2026 10:13:29 GMT", "2026-07-03T10:13:29"),
+    ("months", ["0"], 1_783_382_400_000_000, "2026-06-30T16:00:00"),
+    ("months", ["1"], 1_783_382_400_000_000, "2026-07-31T16:00:00"),
+    ("months", ["6", "UTC"], 1_783_382_400_000_000, "2027-01-01T00:00:00"),
     ("date", ["%Y-%m-%d"], 1_783_382_400_000_000, "2026-07-07"),
 ]
 
 
 @pytest.mark.parametrize(("name", "arguments", "value", "expected"), GOOD)
 def test_what_a_filter_makes(name: str, arguments: list[str], value: Any, expected: Any) -> None:
-    if isinstance(expected, str) and "T" in expected and name in ("time", "iso", "rfc822"):
+    if isinstance(expected, str) and "T" in expected and name in ("time", "iso", "rfc822", "months"):
         expected = micros_of(datetime.fromisoformat(expected), UTC)
     assert applied(compiled(name, arguments, "here"), [value]) == [expected]
 
