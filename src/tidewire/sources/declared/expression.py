@@ -15,10 +15,12 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from tidewire.errors import ConfigError, nearest
-from tidewire.sources.declared.filters import PAIRS, Value, applied, compiled, text_of
+from tidewire.sources.declared.filters import PAIRS, Step, Value, applied, compiled, text_of
+from tidewire.sources.declared.quick import quick
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[(\d+)\]")
+_PLACES = re.compile(r"\[\s*([A-Za-z_]\w*)\[\d+\]\s*(?:,\s*\1\[\d+\]\s*)*\]", re.ASCII)
 _CALL = re.compile(r"([a-z_][a-z0-9_]*)(?:\((.*)\))?", re.DOTALL)
 _SLOT = re.compile(r"\$\{([^{}]*)\}")
 
@@ -72,7 +74,7 @@ def expression(text: Any, where: str, known: Sequence[str] = ()) -> Expression:
     `ConfigError` says what is wrong with it.
     """
     if not isinstance(text, str):
-        return Expression(str(text), lambda rows: [text] * len(rows.raw), frozenset())
+        return Expression(f"= {text!r}", lambda rows: [text] * len(rows.raw), frozenset())
     if text.startswith("="):
         constant = text[1:].strip()
         return Expression(text, lambda rows: [constant] * len(rows.raw), frozenset())
@@ -123,11 +125,18 @@ def _slot(text: str, where: str, known: Sequence[str], *, rows: bool) -> Express
     def column(found: Rows) -> list[Value]:
         return [found.names.get(head)] * len(found.raw)
 
-    return _filtered(text, column, steps, where, known, frozenset({head}))
+    return _filtered(text, column, steps, where, known, frozenset({head}), named=True)
 
 
 def _filtered(
-    text: str, first: Column, steps: Sequence[str], where: str, known: Sequence[str], names: frozenset[str]
+    text: str,
+    first: Column,
+    steps: Sequence[str],
+    where: str,
+    known: Sequence[str],
+    names: frozenset[str],
+    *,
+    named: bool = False,
 ) -> Expression:
     column = first
     for step in steps:
@@ -145,8 +154,14 @@ def _filtered(
                 raise ConfigError(f"{where}: {match[1]} takes one argument: the path of another field, or a name.")
             column = _paired(column, _other(arguments[0], where, known), PAIRS[match[1]], text)
             continue
-        column = _stepped(column, compiled(match[1], [plain for plain, _ in arguments], where), text)
+        step = compiled(match[1], [plain for plain, _ in arguments], where)
+        column = _stepped(column, _each(step) if named and match[1] != "join" else step, text)
     return Expression(text, column, names)
+
+
+def _each(step: Step) -> Step:
+    """A step on every item of a list."""
+    return lambda value: applied(step, value) if isinstance(value, list) else step(value)
 
 
 def _stepped(before: Column, step: Callable[[Value], Value], text: str) -> Column:
@@ -209,7 +224,7 @@ def _other(argument: tuple[str, bool], where: str, known: Sequence[str]) -> Colu
 
 
 def _path(text: str, where: str) -> Column:
-    """A path into each row. The two most common forms need no interpreter."""
+    """A path into each row. The most common forms need no interpreter."""
     if _NAME.fullmatch(text):
         return lambda rows: [row.get(text) if isinstance(row, dict) else None for row in rows.raw]
     match = _PLACE.fullmatch(text)
@@ -221,8 +236,19 @@ def _path(text: str, where: str) -> Column:
             return [found[place] if isinstance(found, list) and place < len(found) else None for found in lists]
 
         return column
+    match = _PLACES.fullmatch(text)
+    if match is not None:
+        name = match[1]
+        several = [int(place) for place in re.findall(r"\[(\d+)\]", text)]
+        return lambda rows: [_some(row.get(name), several) if isinstance(row, dict) else None for row in rows.raw]
     search = searcher(text, where)
     return lambda rows: [search(row) for row in rows.raw]
+
+
+def _some(found: Value, places: Sequence[int]) -> list[Value]:
+    if not isinstance(found, list):
+        return [None] * len(places)
+    return [found[place] if place < len(found) else None for place in places]
 
 
 def _whole(text: str, where: str) -> Column:
@@ -233,15 +259,15 @@ def _whole(text: str, where: str) -> Column:
 def searcher(text: str, where: str) -> Callable[[Any], Any]:
     """A JMESPath as a function; what it cannot be used on gives null. `ConfigError` when it is none."""
     try:
-        found = jmespath.compile(text)
+        found = quick(jmespath.compile(text))
     except JMESPathError as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{where}: {text!r} is not a JMESPath: {reason}.") from None
 
     def search(value: Any) -> Any:
         try:
-            return found.search(value)
-        except JMESPathError:
+            return found(value)
+        except (JMESPathError, TypeError):  # the library lets words be compared with numbers, and fails at it
             return None
 
     return search

@@ -7,6 +7,7 @@ row is quarantined, the others go on.
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from collections.abc import Callable, Sequence
@@ -342,6 +343,44 @@ def cn_exchange() -> Step:
     return step
 
 
+_MARKETS = {"SH": "1", "SZ": "0", "BJ": "0"}
+_SPELLINGS = (
+    (re.compile(r"(?P<code>\d{6})\.(?P<at>SH|SS|SZ|BJ)", re.ASCII | re.IGNORECASE), "{code}.{at}"),
+    (re.compile(r"(?P<at>sh|sz|bj)\.(?P<code>\d{6})", re.ASCII), "{low}.{code}"),
+    (re.compile(r"(?P<at>sh|sz|bj)(?P<code>\d{6})", re.ASCII), "{low}{code}"),
+    (re.compile(r"(?P<at>SH|SZ|BJ)(?P<code>\d{6})", re.ASCII), "{at}{code}"),
+    (re.compile(r"(?P<at>[01])\.(?P<code>\d{6})", re.ASCII), "{market}.{code}"),
+    (re.compile(r"(?P<code>\d{6})", re.ASCII), "{code}"),
+)
+"""How sites spell mainland symbols, and how such a spelling is made."""
+
+
+@_filter
+def cn_symbol(like: str = "600000.SH") -> Step:
+    """A mainland symbol, however it is spelt, spelt like an example.
+
+    Examples: ``600000.SH``, ``sh600000``, ``SH600000``, ``sh.600000``, ``1.600000`` (market 0 is Shenzhen and Beijing)
+    and ``600000``, which can be made but not read: it names no exchange.
+    """
+    spelling = next((made for pattern, made in _SPELLINGS if pattern.fullmatch(like)), None)
+    if spelling is None:
+        raise ValueError("write an example such as 600000.SH, sh600000, 1.600000 or 600000")
+
+    def step(value: Value) -> Value:
+        text = text_of(value)
+        match = next((found for pattern, _ in _SPELLINGS[:-1] if (found := pattern.fullmatch(text))), None)
+        if match is None:
+            raise ValueError(f"{text[:40]!r} is no symbol of a mainland exchange, such as 600000.SH or sh600000")
+        code, at = match["code"], match["at"].upper()
+        if at in "01":
+            is_beijing = code[0] in "48" or code.startswith("92")
+            at = "SH" if at == "1" else "BJ" if is_beijing else "SZ"
+        at = "SH" if at == "SS" else at
+        return spelling.format(code=code, at=at, low=at.lower(), market=_MARKETS[at])
+
+    return step
+
+
 # -- times: UTC microseconds --------------------------------------------------------------------------------------
 
 
@@ -375,10 +414,12 @@ def time(form: str, tz: str = SHANGHAI) -> Step:
     """Local time by a form such as ``%Y-%m-%d %H:%M:%S``, read in a time zone (Shanghai unless another is named)."""
     at = zone(tz)
 
-    def step(value: Value) -> Value:
-        return micros_of(datetime.strptime(text_of(value).strip(), form), at)  # noqa: DTZ007 - the zone is put in next
+    # A reply has many rows and few times, and reading one costs as much as all else about a row.
+    @functools.lru_cache(maxsize=1_024)
+    def read(text: str) -> int:
+        return micros_of(datetime.strptime(text, form), at)  # noqa: DTZ007 - the zone is put in next
 
-    return step
+    return lambda value: read(text_of(value).strip())
 
 
 @_filter

@@ -60,6 +60,7 @@ GOOD: list[tuple[str, list[str], Any, Any]] = [
     ("cn_exchange", [], "200011", "SZ"),
     ("cn_exchange", [], "920002", "BJ"),
     ("cn_exchange", [], "830799", "BJ"),
+    ("cn_symbol", ["sh600000"], "600000.SH", "sh600000"),
     ("shift", ["-5m"], 300_000_000, 0),
     ("shift", ["1h30m"], 0, 5_400_000_000),
     ("epoch_s", [], 1783409697, 1_783_409_697_000_000),
