@@ -61,7 +61,14 @@ class DeclaredParser:
         outcome.filtered += [frame] * read.filtered
         count = len(read.places)
         if count:
-            parsed = Parsed(self._source.kind, read.columns, [frame] * count, read.places, wrong=read.wrong)
+            parsed = Parsed(
+                self._source.kind,
+                read.columns,
+                [frame] * count,
+                read.places,
+                past="until" in names,  # a window of time is asked for after it, however long
+                wrong=read.wrong,
+            )
             outcome.parsed.append(parsed)
         elif not read.filtered:
             outcome.control.append(frame)

@@ -19,7 +19,7 @@ from tidewire.sources.declared.select import Select, selector
 
 RECEIVED = "received"
 """A name that every expression knows: when the reply came, UTC microseconds."""
-ASKED = ("since", "until", "page", RECEIVED)
+ASKED = ("page", RECEIVED)
 
 REFUSALS = frozenset({403, 418, 429})
 """Statuses by which sites refuse, where the file says nothing else."""
@@ -93,6 +93,11 @@ class Source:
         return None if 200 <= status < 300 else "retry" if status >= 500 else "fail"
 
 
+def known_names(declared: Declared) -> tuple[str, ...]:
+    """What ``${name}`` may stand for in a file."""
+    return (*ASKED, *(() if declared.since is None else ("since", "until")), *declared.for_each)
+
+
 def compile_source(declared: Declared, where: str) -> Source:
     """Check everything that can be checked without the site; `ConfigError` names the key."""
     kind = _kind(declared.emits, f"{where}: emits")
@@ -100,7 +105,7 @@ def compile_source(declared: Declared, where: str) -> Source:
     if not (site and dot and rest) or not declared.source.replace(".", "_").replace("-", "_").isidentifier():
         raise ConfigError(f"{where}: source: {declared.source!r}: write site.name, such as eastmoney.quotes.")
     decoding, charset, unzip = _decoding(declared.decode, f"{where}: decode")
-    known = (*ASKED, *declared.for_each)
+    known = known_names(declared)
     fields = _fields(declared, kind, known, where)
     keeps = None
     if declared.where:
@@ -172,6 +177,11 @@ def _fields(
     own = [name for name in kind.key if name != "source"]
     if declared.key and sorted(declared.key) != sorted(own):
         raise ConfigError(f"{where}: key: a {kind.name} is known by {', '.join(own)}; write that, or leave it out.")
+    if declared.since is not None and declared.since.field:
+        column = declared.since.field
+        if column not in found or kind.fields[column].role != "time":
+            times = ", ".join(name for name in found if kind.fields[name].role == "time") or "none"
+            raise ConfigError(f"{where}: since.field: {column!r} is no time among the fields; they are {times}.")
     for key, names in (("unique", declared.expect.unique), ("null_share", declared.expect.null_share)):
         for name in names:
             if name not in found:

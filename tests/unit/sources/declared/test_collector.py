@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
-from tidewire.collect import SourceConfig, read
+from tidewire.collect import Context, Frame, SourceConfig, read
 from tidewire.errors import RateLimited, TerminalError
 from tidewire.sources.declared import DeclaredApp, app_of
-from tidewire.sources.declared.collector import WHOLE
+from tidewire.sources.declared.outages import WHOLE
 from tidewire.sources.declared.parse import names_of
 from unit.collect.kit import Place, place
 from unit.sources.declared.samples import FIRST, LIST, file_of, page
@@ -42,19 +43,29 @@ async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIter
 
 @asynccontextmanager
 async def asking(folder: Path, url: str, text: str = LIST) -> AsyncIterator[tuple[DeclaredApp, Place]]:
-    config = {"source": {"type": "declared", "name": "eastmoney.list"}, "api": {"base_url": url}}
-    async with place(folder) as here:
-        app = app_of(file_of(folder, text))(read(config, SourceConfig, "test"), here.context)
-        await app.initialize()
-        try:
-            yield app, here
-        finally:
-            await app.stop()
+    async with place(folder) as here, app_at(folder, url, text, here.context) as app:
+        yield app, here
+
+
+@asynccontextmanager
+async def app_at(folder: Path, url: str, text: str, context: Context) -> AsyncIterator[DeclaredApp]:
+    path = file_of(folder, text)
+    config = {"source": {"type": "declared", "name": path.stem}, "api": {"base_url": url}}
+    app = app_of(path)(read(config, SourceConfig, "test"), context)
+    await app.initialize()
+    try:
+        yield app
+    finally:
+        await app.stop()
 
 
 async def fetched(app: DeclaredApp) -> None:
     collector: Any = app.get("rows")
     await collector.fetch()
+
+
+def told_by(frame: Frame) -> dict[str, Any]:
+    return msgspec.json.decode(frame.payload)
 
 
 def stock(number: int) -> dict[str, Any]:
@@ -86,12 +97,21 @@ async def test_every_page_of_a_list_is_asked_for_whatever_the_site_cuts_it_to(tm
 
 
 async def test_a_list_that_is_short_is_a_gap(tmp_path: Path) -> None:
-    async with site(lambda request: listed(request, rows=180)) as url, asking(tmp_path, url) as (app, here):
+    answers = {"rows": 180}
+    async with site(lambda request: listed(request, rows=answers["rows"])) as url, asking(tmp_path, url) as (app, here):
         await fetched(app)
         await here.journal.drain()
-        told = here.frames()[-1]
-    assert WHOLE.encode() in told.payload
-    assert b"180 of 250 rows came" in told.payload
+        short = here.frames()[-1].payload
+        answers["rows"] = ROWS
+        await fetched(app)
+        await fetched(app)
+        await here.journal.drain()
+        told = [told_by(frame) for frame in here.frames() if frame.origin.request == ""]
+    assert WHOLE.encode() in short
+    assert [(each["state"], each["cause"]) for each in told] == [("open", "total"), ("unfillable", "total")]
+    assert told[0]["detail"] == "180 of 250 rows came"
+    assert (told[0]["gap_id"], told[0]["event_time"]) == (told[1]["gap_id"], told[1]["event_time"])
+    assert told[1]["until_time"] > told[0]["until_time"]
 
 
 @pytest.mark.parametrize(
