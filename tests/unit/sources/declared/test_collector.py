@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ ROWS = 250
 
 
 @asynccontextmanager
-async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIterator[str]:
+async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncGenerator[str]:
     """A site on a port of its own."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -42,13 +42,13 @@ async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIter
 
 
 @asynccontextmanager
-async def asking(folder: Path, url: str, text: str = LIST) -> AsyncIterator[tuple[DeclaredApp, Place]]:
+async def asking(folder: Path, url: str, text: str = LIST) -> AsyncGenerator[tuple[DeclaredApp, Place]]:
     async with place(folder) as here, app_at(folder, url, text, here.context) as app:
         yield app, here
 
 
 @asynccontextmanager
-async def app_at(folder: Path, url: str, text: str, context: Context) -> AsyncIterator[DeclaredApp]:
+async def app_at(folder: Path, url: str, text: str, context: Context) -> AsyncGenerator[DeclaredApp]:
     path = file_of(folder, text)
     config = {"source": {"type": "declared", "name": path.stem}, "api": {"base_url": url}}
     app = app_of(path)(read(config, SourceConfig, "test"), context)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from tidewire.collect import Cursors
 from tidewire.errors import RateLimited, TerminalError
+from tidewire.records.clock import SystemClock, utc
 from tidewire.sources.declared.collector import ANSWERS, SINCE
 from unit.collect.kit import place
 from unit.sources.declared.test_collector import app_at, fetched, site, told_by
@@ -117,6 +118,7 @@ async def test_a_window_that_fails_is_asked_again_and_the_others_go_on(tmp_path:
         history.spoilt = lambda symbol, begin, page: None
         await fetched(app)
         assert until(app, "600000.SH") > stuck + DAY
+        await here.journal.drain()
         told = [told_by(each) for each in here.frames() if b'"event":"gap"' in each.payload]
     assert [(each["instrument"], each["state"]) for each in told] == [("600000.SH", "open"), ("600000.SH", "filled")]
     assert told[0]["event_time"] == told[1]["event_time"] == stuck
@@ -140,6 +142,7 @@ async def test_a_run_after_a_kill_goes_on_where_windows_were_whole(tmp_path: Pat
             async with app_at(tmp_path, url, HISTORY, here.context) as app:
                 assert {symbol: until(app, symbol) for symbol in known} == known
                 await fetched(app)
+                await here.journal.drain()
                 told = [told_by(each) for each in here.frames() if b'"event":"gap"' in each.payload]
     assert all(known.values())
     for symbol, asked in (("600000.SH", "sh600000"), ("000001.SZ", "sz000001")):
@@ -149,24 +152,22 @@ async def test_a_run_after_a_kill_goes_on_where_windows_were_whole(tmp_path: Pat
 
 async def test_a_window_that_stays_short_is_a_gap_and_left_behind(tmp_path: Path) -> None:
     history = History()
+    start = SystemClock().wall_ns() // 1_000 - 3 * DAY
     text = HISTORY.replace("[600000.SH, 000001.SZ]", "[600000.SH]")
+    text = text.replace("start: 3d", f"start: '{utc(start * 1_000).isoformat()}'")
     async with (
         site(history.answer) as url,
         place(tmp_path) as here,
         app_at(tmp_path, url, text, here.context) as app,
     ):
-        first: list[int] = []
-
-        def spoilt(symbol: str, begin: int, page: int) -> web.Response | None:
-            first.append(begin)
-            return web.json_response({"total": 9, "rows": []}) if begin == first[0] else None
-
-        history.spoilt = spoilt
+        history.spoilt = lambda symbol, begin, page: (
+            web.json_response({"total": 9, "rows": []}) if begin == start else None
+        )
         for _ in range(ANSWERS):
             assert not until(app, "600000.SH")
-            text_of_start = history.of("sh600000")
             await fetched(app)
-            first[0] = history.of("sh600000")[len(text_of_start)][0]
+        assert until(app, "600000.SH") > start + 2 * DAY
+        await here.journal.drain()
         told = [told_by(each) for each in here.frames() if b'"event":"gap"' in each.payload]
     assert [each["state"] for each in told] == ["open", "unfillable"]
     assert told[1]["detail"] == "the site answered 3 times so: 0 of 9 rows came"
@@ -199,6 +200,7 @@ async def test_rows_that_show_that_the_window_is_ignored_are_told_once(tmp_path:
         app_at(tmp_path, url, HISTORY, here.context) as app,
     ):
         await fetched(app)
+        await here.journal.drain()
         told = [each for each in here.said("collector.example.history.error") if each["what"] == "since.field"]
         assert len(told) == 1
         assert "the site may not keep to it" in told[0]["error"]
