@@ -36,6 +36,7 @@ from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
 from tidewire.runtime.gaps import StoreLedger, last_rows
+from tidewire.runtime.knowing import StoredValues
 from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.plugins import Around, Plugins, files_of
 from tidewire.runtime.quarantine import Quarantine
@@ -131,7 +132,16 @@ class Tidewire:
         self.bus.subscribe("data.*.processed", self._remember, queue=4_096, full=Full.DROP_OLDEST, name="cache")
         down_since_ns = self._down_since()
         await asyncio.to_thread(self.cursors.load, self.journal)
-        context = Context(self.clock, self.rng, self.bus, self.journal, self.instruments, down_since_ns, self.cursors)
+        context = Context(
+            self.clock,
+            self.rng,
+            self.bus,
+            self.journal,
+            self.instruments,
+            down_since_ns,
+            self.cursors,
+            known=StoredValues(self.store),
+        )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard
         )

@@ -13,6 +13,7 @@ from tidewire.collect import (
     Context,
     Families,
     Family,
+    GapTold,
     HttpClient,
     HttpConfig,
     Section,
@@ -114,6 +115,10 @@ class DeclaredApp(App):
     def address(self, url: str) -> str:
         """Where it is asked."""
         return address_at(self.config.api.base_url, url)
+
+    def mends(self, told: GapTold) -> bool:
+        """What was asked for and did not come is asked for again; gaps of it say themselves when they are over."""
+        return told.record_type == self.source.kind.name
 
     async def initialize(self) -> None:
         """One collector."""

@@ -24,7 +24,8 @@ _PLACES = re.compile(r"\[\s*([A-Za-z_]\w*)\[\d+\]\s*(?:,\s*\1\[\d+\]\s*)*\]", re
 _CALL = re.compile(r"([a-z_][a-z0-9_]*)(?:\((.*)\))?", re.DOTALL)
 _SLOT = re.compile(r"\$\{([^{}]*)\}")
 
-BATCH_ROWS = 4_096
+NEED_SINCE = frozenset({"since", "until"})
+"""Names that only a file with windows of time has."""
 
 
 class RowError(NamedTuple):
@@ -81,17 +82,20 @@ def expression(text: Any, where: str, known: Sequence[str] = ()) -> Expression:
     if "${" in text:
         return template(text, where, known)
     head, *steps = _pipe(text, where)
-    return _filtered(text, _path(head, where), steps, where, known, frozenset())
+    return _filtered(text, _path(head, where), steps, where, known)
 
 
-def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = True) -> Expression:
-    """Compile text with ``${name | filter}`` in it; without any it stands for itself. ``rows``: may look at them."""
+def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = True, tz: str = "") -> Expression:
+    """Compile text with ``${name | filter}`` in it; without any it stands for itself.
+
+    ``rows``: may look at them. ``tz``: the time zone of filters of time that name none.
+    """
     if not isinstance(text, str) or "${" not in text:
         return Expression(str(text), lambda found: [text] * len(found.raw), frozenset())
     places = list(_SLOT.finditer(text))
     if len(places) != text.count("${"):
         raise ConfigError(f"{where}: {text!r}: a '${{' without its '}}', or braces inside one.")
-    slots = [_slot(match[1], f"{where}: {match[0]}", known, rows=rows) for match in places]
+    slots = [_slot(match[1], f"{where}: {match[0]}", known, rows=rows, tz=tz) for match in places]
     names = frozenset[str]().union(*(slot.names for slot in slots))
     if len(places) == 1 and places[0][0] == text:
         return Expression(text, slots[0].column, names)
@@ -111,21 +115,26 @@ def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = T
     return Expression(text, column, names)
 
 
-def _slot(text: str, where: str, known: Sequence[str], *, rows: bool) -> Expression:
+def _slot(text: str, where: str, known: Sequence[str], *, rows: bool, tz: str) -> Expression:
     head, *steps = _pipe(text, where)
     name, dot, path = head.partition(".")
     if rows and name == "row" and dot:
-        return _filtered(text, _path(path, where), steps, where, known, frozenset())
+        return _filtered(text, _path(path, where), steps, where, known)
     valid = [*known, "row.…", "doc.…"] if rows else list(known)
     if name == "doc" and dot and rows:
-        return _filtered(text, _whole(path, where), steps, where, known, frozenset())
+        return _filtered(text, _whole(path, where), steps, where, known)
+    if head in NEED_SINCE and head not in known:
+        raise ConfigError(
+            f"{where}: the file has no `since`; write one, such as since: {{start: 2020-01-01, step: 7d}}."
+        )
     if head not in known:
         raise ConfigError(f"{where}: no such name.{nearest(head, known)} Valid: {', '.join(valid) or 'none here'}.")
 
     def column(found: Rows) -> list[Value]:
         return [found.names.get(head)] * len(found.raw)
 
-    return _filtered(text, column, steps, where, known, frozenset({head}), named=True)
+    found = _filtered(text, column, steps, where, known, named=True, tz=tz)
+    return Expression(text, found.column, frozenset({head}))
 
 
 def _filtered(
@@ -134,10 +143,11 @@ def _filtered(
     steps: Sequence[str],
     where: str,
     known: Sequence[str],
-    names: frozenset[str],
     *,
     named: bool = False,
+    tz: str = "",
 ) -> Expression:
+    """``named``: the value is what a name stands for, which may be a list; filters then work on its items."""
     column = first
     for step in steps:
         match = _CALL.fullmatch(step)
@@ -154,9 +164,9 @@ def _filtered(
                 raise ConfigError(f"{where}: {match[1]} takes one argument: the path of another field, or a name.")
             column = _paired(column, _other(arguments[0], where, known), PAIRS[match[1]], text)
             continue
-        step = compiled(match[1], [plain for plain, _ in arguments], where)
+        step = compiled(match[1], [plain for plain, _ in arguments], where, tz)
         column = _stepped(column, _each(step) if named and match[1] != "join" else step, text)
-    return Expression(text, column, names)
+    return Expression(text, column, frozenset())
 
 
 def _each(step: Step) -> Step:

@@ -51,8 +51,11 @@ def _pair(of_both: Callable[[Value, Value], Value]) -> Callable[[Value, Value], 
     return of_both
 
 
-def compiled(name: str, arguments: Sequence[str], where: str) -> Step:
-    """The step of a filter; `ConfigError` for one that is not in the list, or arguments it does not take."""
+def compiled(name: str, arguments: Sequence[str], where: str, tz: str = "") -> Step:
+    """The step of a filter; `ConfigError` for one that is not in the list, or arguments it does not take.
+
+    ``tz``: the time zone of filters of time that name none.
+    """
     make = FILTERS.get(name)
     if make is None:
         hint = nearest(name, [*FILTERS, *PAIRS])
@@ -64,7 +67,8 @@ def compiled(name: str, arguments: Sequence[str], where: str) -> Step:
         takes = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
         raise ConfigError(f"{where}: the filter {name!r} takes {takes} arguments, found {len(arguments)}.")
     try:
-        return make(*arguments)
+        own = {"tz": tz} if tz and "tz" in list(signature(make).parameters)[len(arguments) :] else {}
+        return make(*arguments, **own)
     except (ValueError, InputError, re.error) as error:
         raise ConfigError(f"{where}: {name}({', '.join(arguments)}): {error}") from None
 

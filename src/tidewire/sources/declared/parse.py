@@ -63,7 +63,14 @@ class DeclaredParser:
             outcome.filtered += [frame] * part.filtered
             count = len(part.places)
             if count:
-                parsed = Parsed(made.kind, part.columns, [frame] * count, part.places, wrong=part.wrong)
+                parsed = Parsed(
+                    made.kind,
+                    part.columns,
+                    [frame] * count,
+                    part.places,
+                    past="until" in names,  # a window of time is asked for after it, however long
+                    wrong=part.wrong,
+                )
                 outcome.parsed.append(parsed)
             there = there or bool(count or part.filtered)
         if not there:

@@ -21,7 +21,7 @@ from tidewire.sources.declared.select import Select, selector
 
 RECEIVED = "received"
 """A name that every expression knows: when the reply came, UTC microseconds."""
-ASKED = ("since", "until", "page", RECEIVED)
+ASKED = ("page", RECEIVED)
 
 REFUSALS = frozenset({403, 418, 429})
 """Statuses by which sites refuse, where the file says nothing else."""
@@ -99,18 +99,20 @@ class Made:
     keeps: Keeps | None
     fields: Mapping[str, tuple[Field, Expression]]
 
-    def of(self, rows: Taken) -> Read:
-        """Columns of these raw rows."""
+    def of(self, rows: Taken, only: frozenset[str] | None = None) -> Read:
+        """Columns of these raw rows; ``only``: no others than these."""
         kept = rows.kept(self.keeps)
         times = [rows.received[place] for place in kept]
         columns: dict[str, Any] = {"event_time": times, "public_at": times}
         wrong: dict[int, dict[str, Any]] = {}
         for name, (column, made) in self.fields.items():
+            if only is not None and name not in only:
+                continue
             found = rows.of(made, kept)
             columns[name] = typed(column, found.raw, found)
             for each in found.wrong:
                 wrong.setdefault(each.place, {})[name] = each.why
-        if UID in self.kind.fields and UID not in columns:
+        if only is None and UID in self.kind.fields and UID not in columns:
             columns[UID] = [
                 None if name is None or native is None else uid(name.rpartition(".")[2], native)
                 for name, native in zip(columns["instrument"], columns["native"], strict=True)
@@ -141,15 +143,27 @@ class Source:
         """Every type it makes, in the order of the file."""
         return (self.made, *self.also)
 
-    def read(self, payload: bytes, names: Mapping[str, Any], received_us: int) -> Read:
-        """Rows of one reply; `ParseError` for bytes that are not what the file says."""
+    def read(
+        self, payload: bytes, names: Mapping[str, Any], received_us: int, only: frozenset[str] | None = None
+    ) -> Read:
+        """Rows of one reply; `ParseError` for bytes that are not what the file says.
+
+        ``only``: for whoever judges a reply, these columns of the first type and nothing else.
+        """
         document = self.decode(payload)
         for matches, action in self.rules:
             if matches(document) is True:
                 return Read(action=action, document=document)
-        return replace(self.rows(self.select(document), {**names, "doc": document}, received_us), document=document)
+        read = self.rows(self.select(document), {**names, "doc": document}, received_us, only)
+        return replace(read, document=document)
 
-    def rows(self, raw: Sequence[Any], names: Mapping[str, Any], received: int | Sequence[int]) -> Read:
+    def rows(
+        self,
+        raw: Sequence[Any],
+        names: Mapping[str, Any],
+        received: int | Sequence[int],
+        only: frozenset[str] | None = None,
+    ) -> Read:
         """Columns of raw rows, which came at one time or each at its own: those of many replies may be one call."""
         times = [received] * len(raw) if isinstance(received, int) else received
         known = names if not times else {**names, RECEIVED: times[0]}
@@ -159,8 +173,8 @@ class Source:
         if keeps is not None:  # what the file leaves out is no row of any type
             raw, times = [raw[place] for place in places], [times[place] for place in places]
         taken = Taken(raw, known, times)
-        first = replace(self.made, keeps=None).of(taken)
-        also = [each.of(taken) for each in self.also]
+        first = replace(self.made, keeps=None).of(taken, only)
+        also = [each.of(taken) for each in self.also] if only is None else []
         return replace(
             first,
             places=places,
@@ -181,13 +195,18 @@ class Source:
         return None if 200 <= status < 300 else "retry" if status >= 500 else "fail"
 
 
+def known_names(declared: Declared) -> tuple[str, ...]:
+    """What ``${name}`` may stand for in a file."""
+    return (*ASKED, *(() if declared.since is None else ("since", "until")), *declared.for_each)
+
+
 def compile_source(declared: Declared, where: str) -> Source:
     """Check everything that can be checked without the site; `ConfigError` names the key."""
     site, dot, rest = declared.source.partition(".")
     if not (site and dot and rest) or not declared.source.replace(".", "_").replace("-", "_").isidentifier():
         raise ConfigError(f"{where}: source: {declared.source!r}: write site.name, such as eastmoney.quotes.")
     decoding, charset, unzip = _decoding(declared.decode, f"{where}: decode")
-    known = (*ASKED, *declared.for_each)
+    known = known_names(declared)
     made = _made(declared, known, where)
     _check_expected(declared, made, where)
     also = [_made(each, known, f"{where}: also[{place}]") for place, each in enumerate(declared.also)]
@@ -263,6 +282,17 @@ def _made(said: Declared | Output, known: Sequence[str], where: str) -> Made:
 
 
 def _check_expected(declared: Declared, made: Made, where: str) -> None:
+    if declared.since is not None and declared.since.field:
+        column = declared.since.field
+        if column not in made.fields or made.kind.fields[column].role != "time":
+            times = ", ".join(name for name in made.fields if made.kind.fields[name].role == "time") or "none"
+            raise ConfigError(f"{where}: since.field: {column!r} is no time among the fields; they are {times}.")
+    if declared.expect.all_of and ("instrument" not in made.fields or declared.expect.all_of not in declared.for_each):
+        valid = ", ".join(declared.for_each) or "none"
+        raise ConfigError(
+            f"{where}: expect.all_of: write a name of for_each whose values are instruments; found "
+            f"{declared.expect.all_of!r}, valid: {valid}."
+        )
     for key, names in (("unique", declared.expect.unique), ("null_share", declared.expect.null_share)):
         for name in names:
             if name not in made.fields:
