@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tidewire.records.instrument import CHINA
 from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType
 
@@ -310,10 +311,15 @@ def _runs(rows: pl.DataFrame, order: str, step: int) -> Iterator[_Run]:
 
 
 def step_of(kind: RecordType, series: Series) -> int:
-    """By how much the order grows from row to row where nothing is missing; 0 where that is not known."""
+    """By how much the order grows from row to row where nothing is missing; 0 where that is not known.
+
+    Bars of the mainland exchanges stop at lunch, at night and on holidays: no step leads from one to the next.
+    """
     if kind.contiguous:
         return 1
     if "interval" in kind.series:
+        if series[kind.series.index("instrument")].rpartition(".")[2] in CHINA:
+            return 0
         return INTERVALS[series[kind.series.index("interval")]] * 1_000_000
     return 0
 
