@@ -139,7 +139,8 @@ class Pages:
         asked = request(self._declared, self._texts, names, paging)
         asked = replace(asked, url=self._site.address(asked.url), background=found.background)
         try:
-            reply = await self._site.http.request(asked)
+            async with self._site.family.turn():
+                reply = await self._site.http.request(asked)
         except RateLimited:
             raise
         except TransientError as error:  # a connection that is dropped is how some sites refuse
@@ -157,8 +158,11 @@ class Pages:
             # Kept, and quarantined as a whole by the parser; what it cannot say nobody can go on from.
             await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, told))
             raise
-        said = {**told, REFUSED: read.action} if read.action in REFUSALS else told
-        await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, said))
+        is_data = read.action not in REFUSALS
+        text = asked_text(asked.method, reply.url, told if is_data else {**told, REFUSED: read.action})
+        if is_data:
+            self._source.recent.keep(text, reply.received_ns // 1_000, reply.body, read)
+        await self._collector.keep(reply, asked=text)
         self._obey(read.action, reply)
         self._count(read, names, reply, found)
         return read

@@ -15,6 +15,7 @@ from tidewire.sources.declared.decode import DECODERS, Decode, decoder
 from tidewire.sources.declared.expression import Expression, RowError, Rows, expression, searcher
 from tidewire.sources.declared.filters import Step, Value, text_of
 from tidewire.sources.declared.grammar import Action, Condition, Declared
+from tidewire.sources.declared.recent import Recent
 from tidewire.sources.declared.select import Select, selector
 
 RECEIVED = "received"
@@ -58,6 +59,7 @@ class Source:
     fields: Mapping[str, tuple[Field, Expression]]
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+    recent: Recent = field(default_factory=Recent, compare=False)
 
     def read(self, payload: bytes, names: Mapping[str, Any], received_us: int) -> Read:
         """Rows of one reply; `ParseError` for bytes that are not what the file says."""
