@@ -20,6 +20,9 @@ WHOLE = "*.*"
 ROUND = "round"
 """The name of the gap of a round that ended early."""
 
+CAUSES = frozenset({"total", "silence"})
+"""Of gaps that are told here."""
+
 TOLD_MAX = 100
 """So many combinations have a gap of their own; when more fail, the gap of the round stands for them."""
 

@@ -70,9 +70,6 @@ class Pages:
         self._needed = frozenset[str]().union(
             *(made.names for each in self._source.all_made for _, made in each.fields.values())
         )
-        expect, since = self._declared.expect, self._declared.since
-        judged = {*expect.unique, *expect.null_share, "event_time", *(("instrument",) if expect.all_of else ())}
-        self._judged = frozenset(judged | ({since.field} if since is not None and since.field else set[str]()))
         self._rows_said = searcher(str(said), "expect.rows") if has_total else None
 
     async def ask(self, names: Mapping[str, Any], *, background: bool = False) -> Listed:
@@ -146,7 +143,8 @@ class Pages:
         asked = request(self._declared, self._texts, names, paging)
         asked = replace(asked, url=self._site.address(asked.url), background=found.background)
         try:
-            reply = await self._site.http.request(asked)
+            async with self._site.family.turn():
+                reply = await self._site.http.request(asked)
         except RateLimited:
             raise
         except TransientError as error:  # a connection that is dropped is how some sites refuse
@@ -159,13 +157,16 @@ class Pages:
             self._obey(action, reply)
             return Read(action=action)
         try:
-            read = self._source.read(reply.body, names, reply.received_ns // 1_000, self._judged)
+            read = self._source.read(reply.body, names, reply.received_ns // 1_000)
         except ParseError:
             # Kept, and quarantined as a whole by the parser; what it cannot say nobody can go on from.
             await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, told))
             raise
-        said = {**told, REFUSED: read.action} if read.action in REFUSALS else told
-        await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, said))
+        is_data = read.action not in REFUSALS
+        text = asked_text(asked.method, reply.url, told if is_data else {**told, REFUSED: read.action})
+        if is_data:
+            self._source.recent.keep(text, reply.received_ns // 1_000, reply.body, read)
+        await self._collector.keep(reply, asked=text)
         self._obey(read.action, reply)
         self._count(read, names, reply, found)
         return read

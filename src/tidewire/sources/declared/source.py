@@ -17,6 +17,7 @@ from tidewire.sources.declared.decode import DECODERS, Decode, decoder
 from tidewire.sources.declared.expression import Expression, RowError, Rows, expression, searcher
 from tidewire.sources.declared.filters import Step, Value, text_of
 from tidewire.sources.declared.grammar import Action, Condition, Declared, Output
+from tidewire.sources.declared.recent import Recent
 from tidewire.sources.declared.select import Select, selector
 
 RECEIVED = "received"
@@ -99,20 +100,18 @@ class Made:
     keeps: Keeps | None
     fields: Mapping[str, tuple[Field, Expression]]
 
-    def of(self, rows: Taken, only: frozenset[str] | None = None) -> Read:
-        """Columns of these raw rows; ``only``: no others than these."""
+    def of(self, rows: Taken) -> Read:
+        """Columns of these raw rows."""
         kept = rows.kept(self.keeps)
         times = [rows.received[place] for place in kept]
         columns: dict[str, Any] = {"event_time": times, "public_at": times}
         wrong: dict[int, dict[str, Any]] = {}
         for name, (column, made) in self.fields.items():
-            if only is not None and name not in only:
-                continue
             found = rows.of(made, kept)
             columns[name] = typed(column, found.raw, found)
             for each in found.wrong:
                 wrong.setdefault(each.place, {})[name] = each.why
-        if only is None and UID in self.kind.fields and UID not in columns:
+        if UID in self.kind.fields and UID not in columns:
             columns[UID] = [
                 None if name is None or native is None else uid(name.rpartition(".")[2], native)
                 for name, native in zip(columns["instrument"], columns["native"], strict=True)
@@ -132,6 +131,7 @@ class Source:
     select: Select
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+    recent: Recent = field(default_factory=Recent, compare=False)
 
     @property
     def kind(self) -> RecordType:
@@ -143,27 +143,16 @@ class Source:
         """Every type it makes, in the order of the file."""
         return (self.made, *self.also)
 
-    def read(
-        self, payload: bytes, names: Mapping[str, Any], received_us: int, only: frozenset[str] | None = None
-    ) -> Read:
-        """Rows of one reply; `ParseError` for bytes that are not what the file says.
-
-        ``only``: for whoever judges a reply, these columns of the first type and nothing else.
-        """
+    def read(self, payload: bytes, names: Mapping[str, Any], received_us: int) -> Read:
+        """Rows of one reply; `ParseError` for bytes that are not what the file says."""
         document = self.decode(payload)
         for matches, action in self.rules:
             if matches(document) is True:
                 return Read(action=action, document=document)
-        read = self.rows(self.select(document), {**names, "doc": document}, received_us, only)
+        read = self.rows(self.select(document), {**names, "doc": document}, received_us)
         return replace(read, document=document)
 
-    def rows(
-        self,
-        raw: Sequence[Any],
-        names: Mapping[str, Any],
-        received: int | Sequence[int],
-        only: frozenset[str] | None = None,
-    ) -> Read:
+    def rows(self, raw: Sequence[Any], names: Mapping[str, Any], received: int | Sequence[int]) -> Read:
         """Columns of raw rows, which came at one time or each at its own: those of many replies may be one call."""
         times = [received] * len(raw) if isinstance(received, int) else received
         known = names if not times else {**names, RECEIVED: times[0]}
@@ -173,8 +162,8 @@ class Source:
         if keeps is not None:  # what the file leaves out is no row of any type
             raw, times = [raw[place] for place in places], [times[place] for place in places]
         taken = Taken(raw, known, times)
-        first = replace(self.made, keeps=None).of(taken, only)
-        also = [each.of(taken) for each in self.also] if only is None else []
+        first = replace(self.made, keeps=None).of(taken)
+        also = [each.of(taken) for each in self.also]
         return replace(
             first,
             places=places,
