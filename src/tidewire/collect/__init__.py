@@ -3,7 +3,7 @@
 The names here are the plugin interface: a source needs nothing else but `tidewire.records`.
 """
 
-from tidewire.collect.app import NOTE, App, Context, Health
+from tidewire.collect.app import NOTE, App, Context, Health, Known
 from tidewire.collect.assemble import Assembler
 from tidewire.collect.backfill import DAY_US, Backfill, Part, Shard, Wanted, check_history, history_start, is_history
 from tidewire.collect.book import Book, Level
@@ -12,7 +12,7 @@ from tidewire.collect.booksync import BookSync, BookUpdate, ById, ByPrevious, Co
 from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.collector import Collector, CollectorStatus
 from tidewire.collect.config import Api, RateLimit, Section, SourceConfig, SourceInfo, read, seconds
-from tidewire.collect.control import Carried
+from tidewire.collect.control import Carried, GapTold, Noted
 from tidewire.collect.coverage import Coverage
 from tidewire.collect.cursors import Cursors
 from tidewire.collect.family import Allowed, Families, Family
@@ -67,12 +67,15 @@ __all__ = [
     "Found",
     "Frame",
     "GapLedger",
+    "GapTold",
     "Health",
     "HttpClient",
     "HttpConfig",
+    "Known",
     "Level",
     "Limits",
     "Missing",
+    "Noted",
     "OpenGap",
     "Outcome",
     "Overlap",

@@ -10,7 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from tidewire import telemetry
 from tidewire.bus import Bus, Full, Handler, Subscription
@@ -32,8 +32,24 @@ from tidewire.records.instrument import InstrumentBook
 NOTE = "NOTE"
 """The request of a frame that was not received: a collector's note to its parser."""
 
+if TYPE_CHECKING:
+    from tidewire.collect.control import GapTold
+
 _log = telemetry.log("collect")
 _up = telemetry.gauge("source_up", "Whether a source was started and not stopped", ("source",))
+
+
+class Known(Protocol):
+    """Reads what is stored."""
+
+    async def __call__(self, kind: str, column: str, where: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """The values of a column in the latest rows of a record type, each once, sorted; ``where``: only such rows."""
+        ...
+
+
+async def nothing_known(kind: str, column: str, where: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Where no store is at hand."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,8 @@ class Context:
     """What sources that ask sites of one owner share."""
     successions: Successions = field(default_factory=Successions)
     """Which sources stand in for each other."""
+    known: Known = nothing_known
+    """What is stored, for sources that ask for what others brought."""
 
     @property
     def upstream(self) -> UpstreamClock | None:
@@ -189,6 +207,10 @@ class App(ABC):
         Raises `TerminalError` when the source cannot have it, any other error when another attempt may help.
         """
         raise TerminalError(f"{self.name} has no past to ask for")
+
+    def mends(self, told: GapTold) -> bool:
+        """Whether a collector asks again for what is missing and says itself when the gap is over."""
+        return False
 
     # -- streams ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,10 @@ that limits may adapt, each refusal also halves the pace, and good answers bring
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from tidewire import telemetry
@@ -45,6 +49,8 @@ class Family(Budgets):
         self.refusals = 0
         self.slowed = 1.0
         """By how much the pace is below the allowed one."""
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Event] = deque()
         self._family_budget = Budget(clock, self._limits(), name)
 
     def _limits(self) -> Limits:
@@ -52,6 +58,31 @@ class Family(Budgets):
 
     def of(self, host: str) -> Budget:
         return self._family_budget
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[None]:
+        """Be one of the requests in flight: no more than ``at_once`` are, of all sources of the family."""
+        while self._in_flight >= self.allowed.at_once:
+            room = asyncio.Event()
+            self._waiting.append(room)
+            try:
+                await room.wait()
+            except asyncio.CancelledError:
+                if room.is_set():  # the room it was given is for another
+                    self._make_room()
+                else:
+                    self._waiting.remove(room)
+                raise
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
 
     def tighten(self, allowed: Allowed) -> None:
         """Another source of the family says what it allows: the lower counts."""

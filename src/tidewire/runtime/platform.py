@@ -38,6 +38,7 @@ from tidewire.runtime.auditing import Auditing, journals_at
 from tidewire.runtime.config import Config, Loaded
 from tidewire.runtime.failover import Failover, successions_of
 from tidewire.runtime.gaps import StoreLedger, last_rows
+from tidewire.runtime.knowing import StoredValues
 from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.plugins import Around, Plugins, files_of
 from tidewire.runtime.quarantine import Quarantine
@@ -146,6 +147,7 @@ class Tidewire:
             down_since_ns,
             self.cursors,
             successions=self.failover.successions,
+            known=StoredValues(self.store),
         )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard

@@ -54,3 +54,30 @@ def test_refusals_in_a_row_make_the_pause_long_and_an_answer_ends_the_row() -> N
     assert family.of("x").paused_s == LONG_PAUSE_S
     family.answered()
     assert family.refused("blocked") == PAUSE_S
+
+
+async def test_no_more_requests_are_in_flight_than_the_family_allows() -> None:
+    families, most, now = Families(), 0, 0
+    family = families.of("eastmoney.com", ManualClock(), Allowed(5.0, 3))
+
+    async def ask(cut_off: bool) -> None:
+        nonlocal most, now
+        async with family.turn():
+            now += 1
+            most = max(most, now)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            now -= 1
+            if cut_off:
+                raise RuntimeError
+
+    tasks = [asyncio.create_task(ask(cut_off=number % 3 == 0)) for number in range(20)]
+    await asyncio.sleep(0)
+    for task in tasks[5:8]:  # while they wait
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert most == 3
+    families.of("eastmoney.com", ManualClock(), Allowed(5.0, 1))
+    most = 0
+    await asyncio.gather(*(ask(cut_off=False) for _ in range(5)))
+    assert most == 1

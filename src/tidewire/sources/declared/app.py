@@ -13,6 +13,7 @@ from tidewire.collect import (
     Context,
     Families,
     Family,
+    GapTold,
     HttpClient,
     HttpConfig,
     Section,
@@ -24,6 +25,7 @@ from tidewire.errors import ConfigError
 from tidewire.records.clock import Clock, Rng, UpstreamClock
 from tidewire.records.instrument import InstrumentBook
 from tidewire.sources.declared.collector import DeclaredCollector
+from tidewire.sources.declared.outages import CAUSES
 from tidewire.sources.declared.parse import DeclaredParser
 from tidewire.sources.declared.reading import load_declared, per_second
 from tidewire.sources.declared.source import Source
@@ -114,6 +116,10 @@ class DeclaredApp(App):
     def address(self, url: str) -> str:
         """Where it is asked."""
         return address_at(self.config.api.base_url, url)
+
+    def mends(self, told: GapTold) -> bool:
+        """What was asked for and did not come is asked for again; gaps of it say themselves when they are over."""
+        return told.record_type == self.source.kind.name and told.cause in CAUSES
 
     async def initialize(self) -> None:
         """One collector."""

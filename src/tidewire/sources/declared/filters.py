@@ -57,8 +57,11 @@ def _pair(of_both: Callable[[Value, Value], Value]) -> Callable[[Value, Value], 
     return of_both
 
 
-def compiled(name: str, arguments: Sequence[str], where: str) -> Step:
-    """The step of a filter; `ConfigError` for one that is not in the list, or arguments it does not take."""
+def compiled(name: str, arguments: Sequence[str], where: str, tz: str = "") -> Step:
+    """The step of a filter; `ConfigError` for one that is not in the list, or arguments it does not take.
+
+    ``tz``: the time zone of filters of time that name none.
+    """
     make = FILTERS.get(name)
     if make is None:
         hint = nearest(name, [*FILTERS, *PAIRS])
@@ -70,7 +73,8 @@ def compiled(name: str, arguments: Sequence[str], where: str) -> Step:
         takes = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
         raise ConfigError(f"{where}: the filter {name!r} takes {takes} arguments, found {len(arguments)}.")
     try:
-        return make(*arguments)
+        own = {"tz": tz} if tz and "tz" in list(signature(make).parameters)[len(arguments) :] else {}
+        return make(*arguments, **own)
     except (ValueError, InputError, re.error) as error:
         raise ConfigError(f"{where}: {name}({', '.join(arguments)}): {error}") from None
 
@@ -393,6 +397,44 @@ def uid() -> Step:
         if not symbol or not venue:
             raise ValueError(f"{text_of(value)[:40]!r} is not SYMBOL.VENUE")
         return stable(venue, symbol)
+
+    return step
+
+
+_MARKETS = {"SH": "1", "SZ": "0", "BJ": "0"}
+_SPELLINGS = (
+    (re.compile(r"(?P<code>\d{6})\.(?P<at>SH|SS|SZ|BJ)", re.ASCII | re.IGNORECASE), "{code}.{at}"),
+    (re.compile(r"(?P<at>sh|sz|bj)\.(?P<code>\d{6})", re.ASCII), "{low}.{code}"),
+    (re.compile(r"(?P<at>sh|sz|bj)(?P<code>\d{6})", re.ASCII), "{low}{code}"),
+    (re.compile(r"(?P<at>SH|SZ|BJ)(?P<code>\d{6})", re.ASCII), "{at}{code}"),
+    (re.compile(r"(?P<at>[01])\.(?P<code>\d{6})", re.ASCII), "{market}.{code}"),
+    (re.compile(r"(?P<code>\d{6})", re.ASCII), "{code}"),
+)
+"""How sites spell mainland symbols, and how such a spelling is made."""
+
+
+@_filter
+def cn_symbol(like: str = "600000.SH") -> Step:
+    """A mainland symbol, however it is spelt, spelt like an example.
+
+    Examples: ``600000.SH``, ``sh600000``, ``SH600000``, ``sh.600000``, ``1.600000`` (market 0 is Shenzhen and Beijing)
+    and ``600000``, which can be made but not read: it names no exchange.
+    """
+    spelling = next((made for pattern, made in _SPELLINGS if pattern.fullmatch(like)), None)
+    if spelling is None:
+        raise ValueError("write an example such as 600000.SH, sh600000, 1.600000 or 600000")
+
+    def step(value: Value) -> Value:
+        text = text_of(value)
+        match = next((found for pattern, _ in _SPELLINGS[:-1] if (found := pattern.fullmatch(text))), None)
+        if match is None:
+            raise ValueError(f"{text[:40]!r} is no symbol of a mainland exchange, such as 600000.SH or sh600000")
+        code, at = match["code"], match["at"].upper()
+        if at in "01":
+            is_beijing = code[0] in "48" or code.startswith("92")
+            at = "SH" if at == "1" else "BJ" if is_beijing else "SZ"
+        at = "SH" if at == "SS" else at
+        return spelling.format(code=code, at=at, low=at.lower(), market=_MARKETS[at])
 
     return step
 

@@ -74,6 +74,33 @@ class Quota(Section, frozen=True):
     adapt: bool = False
 
 
+class Since(Section, frozen=True):
+    """Windows of time, one after the other: ``${since}`` and ``${until}`` of a request.
+
+    They begin at ``start`` (a local date or time, or so long ago, as ``30d``), are ``step`` long and end now; without
+    ``step`` there is one. The newest begins ``lookback`` before the end of the last that was whole. ``field`` is the
+    column whose times show that the site keeps to the window. Times are told in ``tz``.
+    """
+
+    start: str
+    field: str = ""
+    step: str = ""
+    lookback: str = ""
+    tz: str = "Asia/Shanghai"
+
+
+class Ref(Section, frozen=True):
+    """Values that are stored: of a column, ``ref: instrument.instrument``, in the latest rows with ``where``.
+
+    ``chunk``: in lists of so many. ``default``: instead, while nothing is stored.
+    """
+
+    ref: str
+    where: Mapping[str, str | Sequence[str]] = {}
+    chunk: Annotated[int, msgspec.Meta(ge=0)] = 0
+    default: Sequence[str] = ()
+
+
 class Condition(Section, frozen=True):
     """Of a reply: its status is one of these, or its content type begins so."""
 
@@ -89,10 +116,14 @@ class Rule(Section, frozen=True):
 
 
 class Expect(Section, frozen=True):
-    """What a whole answer has: ``rows`` as ``">= 1"`` or the path of the site's own total, ``unique`` columns."""
+    """What a whole answer has: ``rows`` as ``">= 1"`` or the path of the site's own total, ``unique`` columns.
+
+    ``all_of``: a name of ``for_each``, each of whose instruments has a row.
+    """
 
     rows: str | int = ""
     unique: Sequence[str] = ()
+    all_of: str = ""
     null_share: Mapping[str, str] = {}
 
 
@@ -137,7 +168,8 @@ class Declared(Section, frozen=True):
     fields: Mapping[str, Any]
     about: str = ""
     schedule: Schedule = Schedule()
-    for_each: Mapping[str, Sequence[Any]] = {}
+    for_each: Mapping[str, Sequence[Any] | Ref] = {}
+    since: Since | None = None
     paginate: Paginate | None = None
     decode: str | Mapping[str, Any] = "json"
     select: str | Mapping[str, Any] | None = None

@@ -12,6 +12,8 @@ from tidewire.errors import ConfigError, InputError
 from tidewire.sources.declared.asking import check_requests
 from tidewire.sources.declared.grammar import Declared, Schedule
 from tidewire.sources.declared.source import Source, compile_source
+from tidewire.sources.declared.values import check_values
+from tidewire.sources.declared.windows import windows_of
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)", re.ASCII)
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -64,6 +66,9 @@ def load_declared(path: Path) -> Source:
             raise ConfigError(f"{where}: paginate: cursor and next belong together.")
         if paginate.offset and not paginate.size:
             raise ConfigError(f"{where}: paginate: offset needs size, such as {{limit: 100}}.")
+    if declared.since is not None:
+        windows_of(declared.since, where)
+    check_values(declared, where)
     check_requests(declared, where)
     return compile_source(declared, where)
 

@@ -13,14 +13,17 @@ from urllib.parse import urlencode
 import msgspec
 
 from tidewire.collect import Request
-from tidewire.errors import ParseError
+from tidewire.errors import ConfigError, ParseError
 from tidewire.records.exact import build
 from tidewire.records.forms import row_texts
 from tidewire.records.record import RecordType
-from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
+from tidewire.sources.declared.asking import page_parameters, request, templates
+from tidewire.sources.declared.expression import NEED_SINCE
 from tidewire.sources.declared.filters import micros_of, text_of
-from tidewire.sources.declared.grammar import Case
+from tidewire.sources.declared.grammar import Case, Declared
 from tidewire.sources.declared.source import Read, Source
+from tidewire.sources.declared.values import combinations
+from tidewire.sources.declared.windows import moment
 
 SHOWN = 3
 """How many differences are told."""
@@ -52,7 +55,7 @@ def run_tests(source: Source) -> Iterator[Verdict]:
     """Run every test of a file."""
     for case in source.declared.tests:
         made, problems = Made(), list[str]()
-        names = next(combinations(source.declared, {}), {}) | dict(case.given)
+        names = given_names(source.declared, case.given)
         received_us = micros_of(datetime.fromisoformat(case.received), UTC)
         for place, response in enumerate(case.responses):
             try:
@@ -68,6 +71,17 @@ def run_tests(source: Source) -> Iterator[Verdict]:
         if case.requests is not None:
             problems += _unasked(source, names, case.requests)
         yield Verdict(case.name, problems, len(made.rows))
+
+
+def given_names(declared: Declared, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The first combination a file asks for, and what is given instead; `ConfigError` for a moment that is none."""
+    names = next(combinations(declared, {}), {}) | dict(given)
+    try:
+        return names | {name: moment(names[name], declared.since) for name in NEED_SINCE & names.keys()}
+    except ValueError as error:
+        raise ConfigError(
+            f"{declared.source}: given: {error}; write 2024-01-05, or 2024-01-05T09:30:00+08:00."
+        ) from None
 
 
 def payload_of(response: Any, charset: str) -> bytes:

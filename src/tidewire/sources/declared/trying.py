@@ -6,34 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidewire.collect import Api, Families, HttpClient, Reply, SourceConfig, SourceInfo
+from tidewire.collect import Api, Families, HttpClient, SourceConfig, SourceInfo
 from tidewire.errors import TerminalError
 from tidewire.records.clock import Clock, Rng
 from tidewire.sources.declared.app import DeclaredApp, address_at
-from tidewire.sources.declared.asking import combinations, dated, page_parameters, request, templates
+from tidewire.sources.declared.asking import dated, page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
-from tidewire.sources.declared.trial import Made, take
+from tidewire.sources.declared.trial import Made, given_names, take
+from tidewire.sources.declared.windows import windows_of
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of it: rows, what was not taken, and the site's own total where the file says where it stands."""
+    """What came of it: rows, what was not taken, the site's own total where the file says where it stands."""
 
     made: Made
     pages: int
     total: Any
-    last: Reply | None
 
 
 async def try_source(
     app: type[DeclaredApp], clock: Clock, rng: Rng, pages: int, given: Mapping[str, str], base_url: str
 ) -> Tried:
     """Ask for the first pages of the first thing the file asks for; ``given`` names win over it."""
+    declared = app.source.declared
+    names = given_names(declared, given)
+    if declared.since is not None:
+        names = windows_of(declared.since, app.name).newest(clock.wall_ns() // 1_000)._asdict() | names
     config = SourceConfig(source=SourceInfo(type="declared", name=app.name), api=Api(base_url=base_url))
     client = app.client(config, clock, rng, Families())
     try:
-        wanted = next(combinations(app.source.declared, {}), {}) | dict(given)
-        return await _asked(app, client, config, pages, dated(wanted, clock.wall_ns() // 1_000))
+        return await _asked(app, client, config, pages, dated(names, clock.wall_ns() // 1_000))
     finally:
         await client.close()
 
@@ -44,18 +47,18 @@ async def _asked(
     source, made, total = app.source, Made(), None
     declared = source.declared
     texts = templates(declared, app.name)
-    reply: Reply | None = None
     done = 0
     for at in range(pages if declared.paginate is not None else 1):
         paging = page_parameters(declared.paginate, at) if declared.paginate is not None else {}
         page = {"page": declared.paginate.start + at} if declared.paginate is not None else {}
-        asked = request(declared, texts, {**names, **page}, paging)
+        asking = {**names, **page}
+        asked = request(declared, texts, asking, paging)
         reply = await client.request(replace(asked, url=address_at(config.api.base_url, asked.url)))
         action = source.refused(reply.status, reply.headers.get("content-type", ""))
         begins = reply.body[:200].decode("utf-8", "replace")
         if action is not None:
             raise TerminalError(f"{reply.url} answered {reply.status}; the file says {action}. It begins: {begins}")
-        read = source.read(reply.body, names, reply.received_ns // 1_000)
+        read = source.read(reply.body, asking, reply.received_ns // 1_000)
         done += 1
         if read.action is not None:
             made.wrong.append(f"a rule of the file says {read.action}")
@@ -65,4 +68,4 @@ async def _asked(
             total = searcher(declared.paginate.total, "paginate.total")(read.document)
         if not read.raw:
             break
-    return Tried(made, done, total, reply)
+    return Tried(made, done, total)

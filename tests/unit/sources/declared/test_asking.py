@@ -9,9 +9,10 @@ import pytest
 
 from tidewire.errors import ConfigError
 from tidewire.sources.declared import load_declared
-from tidewire.sources.declared.asking import combinations, dated, page_parameters, request, templates
+from tidewire.sources.declared.asking import dated, page_parameters, request, templates
 from tidewire.sources.declared.grammar import Paginate
 from tidewire.sources.declared.trial import address
+from tidewire.sources.declared.values import combinations
 from unit.sources.declared.samples import LINES, LIST, file_of, source_of
 
 POST = """

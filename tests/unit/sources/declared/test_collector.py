@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
-from tidewire.collect import SourceConfig, read
-from tidewire.errors import RateLimited, TerminalError
+from tidewire.collect import Context, Frame, SourceConfig, read
+from tidewire.errors import ConfigError, RateLimited, TerminalError
 from tidewire.sources.declared import DeclaredApp, app_of
-from tidewire.sources.declared.collector import WHOLE
+from tidewire.sources.declared.outages import WHOLE
 from tidewire.sources.declared.parse import names_of
 from unit.collect.kit import Place, place
 from unit.sources.declared.samples import FIRST, LIST, file_of, page
@@ -24,7 +25,7 @@ ROWS = 250
 
 
 @asynccontextmanager
-async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIterator[str]:
+async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncGenerator[str]:
     """A site on a port of its own."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -43,20 +44,30 @@ async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIter
 
 
 @asynccontextmanager
-async def asking(folder: Path, url: str, text: str = LIST) -> AsyncIterator[tuple[DeclaredApp, Place]]:
-    config = {"source": {"type": "declared", "name": "eastmoney.list"}, "api": {"base_url": url}}
-    async with place(folder) as here:
-        app = app_of(file_of(folder, text))(read(config, SourceConfig, "test"), here.context)
-        await app.initialize()
-        try:
-            yield app, here
-        finally:
-            await app.stop()
+async def asking(folder: Path, url: str, text: str = LIST) -> AsyncGenerator[tuple[DeclaredApp, Place]]:
+    async with place(folder) as here, app_at(folder, url, text, here.context) as app:
+        yield app, here
+
+
+@asynccontextmanager
+async def app_at(folder: Path, url: str, text: str, context: Context) -> AsyncGenerator[DeclaredApp]:
+    path = file_of(folder, text)
+    config = {"source": {"type": "declared", "name": path.stem}, "api": {"base_url": url}}
+    app = app_of(path)(read(config, SourceConfig, "test"), context)
+    await app.initialize()
+    try:
+        yield app
+    finally:
+        await app.stop()
 
 
 async def fetched(app: DeclaredApp) -> None:
     collector: Any = app.get("rows")
     await collector.fetch()
+
+
+def told_by(frame: Frame) -> dict[str, Any]:
+    return msgspec.json.decode(frame.payload)
 
 
 def stock(number: int) -> dict[str, Any]:
@@ -128,12 +139,21 @@ async def test_a_calendar_without_a_window_is_the_whole_of_its_sessions(tmp_path
 
 
 async def test_a_list_that_is_short_is_a_gap(tmp_path: Path) -> None:
-    async with site(lambda request: listed(request, rows=180)) as url, asking(tmp_path, url) as (app, here):
+    answers = {"rows": 180}
+    async with site(lambda request: listed(request, rows=answers["rows"])) as url, asking(tmp_path, url) as (app, here):
         await fetched(app)
         await here.journal.drain()
-        told = here.frames()[-1]
-    assert WHOLE.encode() in told.payload
-    assert b"180 of 250 rows came" in told.payload
+        short = here.frames()[-1].payload
+        answers["rows"] = ROWS
+        await fetched(app)
+        await fetched(app)
+        await here.journal.drain()
+        told = [told_by(frame) for frame in here.frames() if frame.origin.request == ""]
+    assert WHOLE.encode() in short
+    assert [(each["state"], each["cause"]) for each in told] == [("open", "total"), ("unfillable", "total")]
+    assert told[0]["detail"] == "180 of 250 rows came"
+    assert (told[0]["gap_id"], told[0]["event_time"]) == (told[1]["gap_id"], told[1]["event_time"])
+    assert told[1]["until_time"] > told[0]["until_time"]
 
 
 @pytest.mark.parametrize(
@@ -213,3 +233,48 @@ async def test_a_status_that_means_the_end_is_no_data(tmp_path: Path) -> None:
     parsed = app.make_parser(app.config, app.context.instruments).parse(frames)
     assert sum(len(part.frames) for part in parsed.parsed) == 200
     assert parsed.control
+
+
+CODES = """
+version: 1
+source: eastmoney.some
+emits: ticker@1
+for_each: {codes: [[000001.SZ, 000002.SZ], [000003.SZ]]}
+request:
+  get: https://push2.eastmoney.com/api/qt/ulist.np/get
+  params: {secids: "${codes | cn_symbol('1.600000') | join(',')}"}
+select: data.diff
+fields:
+  instrument: "${row.f12}.${row.f12 | cn_exchange}"
+  last: f2 | decimal
+  event_time: f124 | epoch_s
+limits: {rate: 100/s, share: eastmoney.com}
+expect: {all_of: codes}
+"""
+
+
+async def test_what_is_asked_for_and_not_in_the_answer_has_a_gap_until_it_is(tmp_path: Path) -> None:
+    unknown = {"0.000002"}
+    asked: list[str] = []
+
+    def answer(request: web.Request) -> web.Response:
+        asked.append(request.query["secids"])
+        known = [each for each in request.query["secids"].split(",") if each not in unknown]
+        return web.json_response(page([{**FIRST, "f12": each[2:]} for each in known], len(known)))
+
+    async with site(answer) as url, asking(tmp_path, url, CODES) as (app, here):
+        for _ in range(2):
+            await fetched(app)
+        assert asked[:2] == ["0.000001,0.000002", "0.000003"]
+        assert app.get("rows").metrics["errors"] == 1  # told once, not at each round
+        unknown.clear()
+        await fetched(app)
+        await here.journal.drain()
+        told = [told_by(each) for each in here.frames() if each.origin.request == ""]
+    states = [(each["instrument"], each["state"]) for each in told]
+    assert states == [("000002.SZ", "open"), ("000002.SZ", "unfillable")]
+
+
+async def test_a_list_to_compare_with_must_be_one_that_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expect\.all_of: write a name of for_each.*valid: codes"):
+        app_of(file_of(tmp_path, CODES.replace("all_of: codes", "all_of: code")))

@@ -1,0 +1,223 @@
+"""Asking for one list: page by page, each reply judged before it counts as data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from tidewire.collect import Reply
+from tidewire.errors import ParseError, RateLimited, TerminalError, TransientError
+from tidewire.sources.declared.asking import page_parameters, request, templates
+from tidewire.sources.declared.expression import searcher
+from tidewire.sources.declared.grammar import Action, Paginate
+from tidewire.sources.declared.parse import REFUSED, asked_text
+from tidewire.sources.declared.source import Read
+from tidewire.sources.declared.windows import SLACK_US, Span
+
+if TYPE_CHECKING:
+    from tidewire.sources.declared.collector import DeclaredCollector
+
+REFUSALS = frozenset({"retry", "back_off", "rotate", "fail"})
+"""Actions after which a reply is no data."""
+
+ATTEMPTS = 3
+RETRY_S = 2.0
+AT_LEAST = ">= "
+
+
+@dataclass
+class Listed:
+    """What the pages of one list came to: raw rows, the site's own total, and rows by what makes them unique.
+
+    ``newest``: the newest event time, UTC microseconds. ``outside``: rows far outside the window asked for.
+    ``background``: it is asked for behind everything that is live. ``instruments``: those that came, if the file wants
+    to know.
+    """
+
+    background: bool = False
+    raw: int = 0
+    total: int | None = None
+    wanted: int = 0
+    last: Reply | None = None
+    rows: int = 0
+    newest: int = 0
+    outside: int = 0
+    known: Counter[tuple[Any, ...]] = field(default_factory=Counter[tuple[Any, ...]])
+    nulls: Counter[str] = field(default_factory=Counter[str])
+    instruments: set[str] = field(default_factory=set[str])
+
+
+class Pages:
+    """Asks for the lists of one collector."""
+
+    def __init__(self, collector: DeclaredCollector) -> None:
+        self._collector = collector
+        self._site = collector.site
+        self._source = collector.site.source
+        self._declared = self._source.declared
+        self._texts = templates(self._declared, self._source.name)
+        paginate = self._declared.paginate or Paginate()
+        self._paths = {
+            name: searcher(path, name)
+            for name, path in (("total", paginate.total), ("more", paginate.more), ("next", paginate.next))
+            if path
+        }
+        said = self._declared.expect.rows
+        has_total = isinstance(said, str) and said and not said.startswith(AT_LEAST)
+        self._needed = frozenset[str]().union(
+            *(made.names for each in self._source.all_made for _, made in each.fields.values())
+        )
+        self._rows_said = searcher(str(said), "expect.rows") if has_total else None
+
+    async def ask(self, names: Mapping[str, Any], *, background: bool = False) -> Listed:
+        """Everything there is of one combination; ``background``: behind everything that is live."""
+        found = Listed(background)
+        paginate = self._declared.paginate
+        if paginate is None:
+            await self._page(names, {}, found)
+        elif paginate.cursor:
+            await self._by_cursor(names, paginate, found)
+        else:
+            await self._by_number(names, paginate, found)
+        return found
+
+    async def _by_cursor(self, names: Mapping[str, Any], paginate: Paginate, found: Listed) -> None:
+        cursor: Any = None
+        for _ in range(paginate.max):
+            paging = {**paginate.size} | ({} if cursor is None else {paginate.cursor: cursor})
+            read = await self._page(names, paging, found)
+            cursor = self._paths["next"](read.document)
+            if read.action is not None or not read.raw or cursor in (None, ""):
+                return
+        raise _too_many(paginate)
+
+    async def _by_number(self, names: Mapping[str, Any], paginate: Paginate, found: Listed) -> None:
+        size = next(iter(paginate.size.values()), 0)
+        read = await self._page({**names, "page": paginate.start}, page_parameters(paginate, 0), found)
+        if not self._goes_on(read, found):
+            return
+        pages = range(1, paginate.max)
+        per_page = read.raw or size
+        if found.total is not None and per_page:
+            pages = range(1, min(paginate.max, -(-found.total // per_page)))
+        ends = found.total is None and "more" not in self._paths
+        for begin in range(0, len(pages), paginate.parallel):
+            some = pages[begin : begin + paginate.parallel]
+            reads = await asyncio.gather(
+                *(
+                    self._page({**names, "page": paginate.start + at}, page_parameters(paginate, at), found)
+                    for at in some
+                )
+            )
+            if not all(self._goes_on(each, found) for each in reads):
+                return
+            if ends and any(each.raw < per_page for each in reads):  # nothing else says where the list ends
+                return
+        if self._declared.since is not None and len(pages) + 1 == paginate.max:
+            raise _too_many(paginate)  # a window that is cut off is not whole
+
+    def _goes_on(self, read: Read, found: Listed) -> bool:
+        """Whether there is more: by the raw rows and what the site says, never by what was left after ``where``."""
+        if read.action is not None or not read.raw:
+            return False
+        if "more" in self._paths:
+            return bool(self._paths["more"](read.document))
+        return found.total is None or found.raw < found.total
+
+    async def _page(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: Listed) -> Read:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self._once(names, paging, found)
+            except RateLimited:
+                raise
+            except TransientError:
+                if attempt == ATTEMPTS:
+                    raise
+                await self._site.context.clock.sleep(RETRY_S * attempt)
+        raise AssertionError("every attempt returns or raises")
+
+    async def _once(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: Listed) -> Read:
+        asked = request(self._declared, self._texts, names, paging)
+        asked = replace(asked, url=self._site.address(asked.url), background=found.background)
+        try:
+            async with self._site.family.turn():
+                reply = await self._site.http.request(asked)
+        except RateLimited:
+            raise
+        except TransientError as error:  # a connection that is dropped is how some sites refuse
+            self._site.family.refused(str(error))
+            raise
+        told = self._told(names)
+        action = self._source.refused(reply.status, reply.headers.get("content-type", ""))
+        if action is not None:
+            await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, {**told, REFUSED: action}))
+            self._obey(action, reply)
+            return Read(action=action)
+        try:
+            read = self._source.read(reply.body, names, reply.received_ns // 1_000)
+        except ParseError:
+            # Kept, and quarantined as a whole by the parser; what it cannot say nobody can go on from.
+            await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, told))
+            raise
+        is_data = read.action not in REFUSALS
+        text = asked_text(asked.method, reply.url, told if is_data else {**told, REFUSED: read.action})
+        if is_data:
+            self._source.recent.keep(text, reply.received_ns // 1_000, reply.body, read)
+        await self._collector.keep(reply, asked=text)
+        self._obey(read.action, reply)
+        self._count(read, names, reply, found)
+        return read
+
+    def _told(self, names: Mapping[str, Any]) -> dict[str, Any]:
+        """What a frame says of what was asked for: long lists, which are in the address already, only where needed."""
+        return {name: value for name, value in names.items() if name in self._needed or not isinstance(value, list)}
+
+    def _count(self, read: Read, names: Mapping[str, Any], reply: Reply, found: Listed) -> None:
+        found.last = reply
+        if read.action is not None:
+            return
+        self._add(read, names, found)
+        if "total" in self._paths:
+            said = self._paths["total"](read.document)
+            found.total = said if isinstance(said, int) else found.total
+        if self._rows_said is not None:
+            said = self._rows_said(read.document)
+            found.wanted = said if isinstance(said, int) else found.wanted
+
+    def _add(self, read: Read, names: Mapping[str, Any], found: Listed) -> None:
+        """Count the rows of a page."""
+        expect, since = self._declared.expect, self._declared.since
+        found.raw += read.raw
+        found.rows += len(read.places)
+        if expect.unique:
+            found.known.update(zip(*(read.columns[name] for name in expect.unique), strict=True))
+        if expect.all_of:
+            found.instruments.update(read.columns["instrument"])
+        for name in expect.null_share:
+            found.nulls[name] += read.columns[name].count(None)
+        times = [at for at in read.columns["event_time"] if at is not None]
+        found.newest = max(found.newest, max(times, default=0))
+        if since is not None and since.field:
+            span = Span(names["since"] - SLACK_US, names["until"] + SLACK_US)
+            values = read.columns[since.field]
+            found.outside += sum(at is not None and not span.since <= at < span.until for at in values)
+
+    def _obey(self, action: Action | None, reply: Reply) -> None:
+        """Do what the file says about a reply; raises where nothing can be made of it."""
+        if action not in REFUSALS:
+            self._site.family.answered()
+            return
+        begins = reply.body[:80].decode("utf-8", "replace").strip()
+        why = f"{reply.url.partition('?')[0]} answered {reply.status}: {begins}"
+        if action == "fail":
+            raise TerminalError(why)
+        if action == "retry":
+            raise TransientError(why)
+        raise RateLimited(why, self._site.family.refused(why))
+
+
+def _too_many(paginate: Paginate) -> TransientError:
+    return TransientError(f"more than {paginate.max} pages; raise paginate.max if the site has them")
