@@ -79,6 +79,25 @@ class UpstreamClock(SystemClock):
         return self._told_ns or time.time_ns()
 
 
+class ShiftedClock:
+    """Another clock, begun at a wall time of its own and gone through at ``speed`` times that clock's pace."""
+
+    def __init__(self, clock: Clock, wall_ns: int, speed: float = 1.0) -> None:
+        self._clock = clock
+        self._wall_ns = wall_ns
+        self._mono_ns = clock.mono_ns()
+        self._speed = speed
+
+    def wall_ns(self) -> int:
+        return self._wall_ns + self.mono_ns()
+
+    def mono_ns(self) -> int:
+        return round((self._clock.mono_ns() - self._mono_ns) * self._speed)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds / self._speed)
+
+
 class ManualClock:
     """A clock moved by hand: sleepers wake, in order, when `advance` passes their time."""
 
