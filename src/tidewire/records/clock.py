@@ -63,19 +63,27 @@ class SystemClock:
 
 
 class UpstreamClock(SystemClock):
-    """Wall time told by an upstream that plays a recording; waiting stays real.
+    """Wall time told by an upstream with a clock of its own; waiting stays real.
 
-    Until the upstream has said a time, it is the machine's clock. Time told never goes back.
+    Until the upstream has said a time, it is the machine's clock. The time of a recording stands still between two
+    tells; one that runs goes on from what was told. It never goes back.
     """
 
     def __init__(self) -> None:
         self._told_ns = 0
+        self._told_mono_ns = 0
+        self._speed = 0.0
 
-    def tell(self, wall_ns: int) -> None:
-        """The upstream says what time it is."""
-        self._told_ns = max(self._told_ns, wall_ns)
+    def tell(self, wall_ns: int, speed: float = 0.0) -> None:
+        """The upstream says what time it is, and at how many times real speed it goes on; 0 is not at all."""
+        reached_ns = self.wall_ns() if self._told_ns else 0
+        self._told_mono_ns = self.mono_ns()
+        self._told_ns = max(reached_ns, wall_ns)
+        self._speed = speed
 
     def wall_ns(self) -> int:
+        if self._speed:
+            return self._told_ns + round((self.mono_ns() - self._told_mono_ns) * self._speed)
         return self._told_ns or time.time_ns()
 
 

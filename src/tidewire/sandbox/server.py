@@ -67,7 +67,7 @@ class Sandbox:
         if config.session_at is not None:
             self._clock = ShiftedClock(self._clock, session_ns(config.session_at), config.session_speed)
         self._venues = venues(config, self._clock, market)
-        self._china = China(config, self._clock, self._time_headers) if config.china_stocks else None
+        self._china = China(config, self._clock) if config.china_stocks else None
         self._upstream = self._venues[SPOT].upstream
         self._runner: web.AppRunner | None = None
         self._drive: asyncio.Task[None] | None = None
@@ -135,11 +135,6 @@ class Sandbox:
         if self._china is None:
             raise InputError("There are no Chinese sites; set china_stocks.")
         return self._china
-
-    def _time_headers(self) -> dict[str, str]:
-        """What tells a product that runs on our clock the time, and how it goes on."""
-        told = {"X-Tidewire-Time": str(self._clock.wall_ns())}
-        return told | {"X-Tidewire-Speed": f"{self._config.session_speed:g}"}
 
     # --- steering
 
@@ -224,6 +219,8 @@ class Sandbox:
             venue.route(application.router, self._clock, self._config.limits)
         if self._china is not None:
             self._china.route(application.router)
+        if self._config.session_at is not None:
+            application.on_response_prepare.append(self._tell_time)
         application.router.add_get("/sandbox/status", self._get_status)
         application.router.add_get("/sandbox/ledger", self._get_ledger)
         application.router.add_get("/sandbox/faults", self._get_faults)
@@ -293,6 +290,11 @@ class Sandbox:
             request.transport.abort()
             return web.Response(status=503)  # reaches nobody
         return await handler(request)
+
+    async def _tell_time(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Tell a product that runs on our clock the time, and that it goes on."""
+        response.headers["X-Tidewire-Time"] = str(self._clock.wall_ns())
+        response.headers["X-Tidewire-Speed"] = f"{self._config.session_speed:g}"
 
 
 def _json(body: object, status: int = 200) -> web.Response:

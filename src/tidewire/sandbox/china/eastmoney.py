@@ -6,8 +6,8 @@ Volumes are lots of a hundred shares. Adjusted bars are not served: ``fqt`` 1 an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from datetime import date
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -36,8 +36,8 @@ _BOARDS = {("1", "2"): SH_MAIN, ("1", "23"): STAR, ("0", "6"): SZ_MAIN, ("0", "8
 class Eastmoney(Site):
     """The site."""
 
-    def __init__(self, market: ChinaMarket, clock: Clock, headers: Callable[[], Mapping[str, str]]) -> None:
-        super().__init__("eastmoney", market, clock, headers)
+    def __init__(self, market: ChinaMarket, clock: Clock) -> None:
+        super().__init__("eastmoney", market, clock)
         listing = market.listing
         market_of = (listing.exchange == SH).astype(int).tolist()
         self._rows = {f"{at}.{code}": row for row, (at, code) in enumerate(zip(market_of, listing.codes, strict=True))}
@@ -126,7 +126,7 @@ class Eastmoney(Site):
                 by = "f12"
             values = Columns(self._current(), floats=True, in_shares=False).of(LIST_FIELDS[by])
             rows = [row for row in chosen.tolist() if values[row] != "-"]
-            rows.sort(key=values.__getitem__, reverse=down)
+            rows.sort(key=lambda row: cast("float", values[row]), reverse=down)
             rest = [row for row in chosen.tolist() if values[row] == "-"]
             self._order[key] = np.array(rows + rest, np.int64)
         return self._order[key]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +109,7 @@ class Columns:
                 values[row] = MISSING
         return values
 
-    def _written(self, kind: str, made: npt.NDArray[np.int64] | Floats) -> npt.NDArray[np.int64] | Floats:
+    def _written(self, kind: str, made: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if kind == "price":
             return made / 100.0 if self._floats else made
         if kind == "percent":
@@ -159,10 +159,6 @@ def _average(sheet: Sheet) -> Ints:
 
 def _worth(shares: str) -> Callable[[Sheet], Values]:
     return lambda sheet: sheet.quotes.last * getattr(sheet.listing, shares)
-
-
-def _same(value: float) -> Callable[[Sheet], Values]:
-    return lambda sheet: np.full(len(sheet.listing), value)
 
 
 def _whole(value: int) -> Callable[[Sheet], Values]:

@@ -51,24 +51,10 @@ _INDICES = (
 )
 _FIRST = "华中东南西北金新天海国长大永安泰恒康瑞宏"
 _SECOND = "科达联创信宇源博盛丰明光力通诚正和兴邦凯"
-_TRADES = [
-    "股份",
-    "科技",
-    "电子",
-    "药业",
-    "能源",
-    "材料",
-    "机械",
-    "智能",
-    "生物",
-    "环保",
-    "集团",
-    "控股",
-    "软件",
-    "光电",
-    "重工",
-    "食品",
-]
+_TRADES = (
+    *("股份", "科技", "电子", "药业", "能源", "材料", "机械", "智能"),
+    *("生物", "环保", "集团", "控股", "软件", "光电", "重工", "食品"),
+)
 
 
 @dataclass(frozen=True)
@@ -141,7 +127,7 @@ def make_listing(seed: int, count: int, today: date) -> Listing:
         _at_least_one(plain, (gone, unlisted, fresh, st))
     base = (np.exp(5.6 + 3.2 * unit(seed, "base", numbers) ** 1.5)).astype(np.int64)
     for row, number in enumerate(numbers.tolist()):
-        base[row] = _KNOWN_PRICE.get(number, base[row])
+        base[row] = _KNOWN_PRICE.get(number, int(base[row]))
     total = (np.exp(18.6 + 4.5 * unit(seed, "shares", numbers) ** 2) / 100).astype(np.int64) * 100
     floating = (total * (0.3 + 0.7 * unit(seed, "float", numbers)) / 100).astype(np.int64) * 100
     listed = date(1995, 1, 1).toordinal() + below(10_500, seed, "listed", numbers)
@@ -203,8 +189,8 @@ def _names(seed: int, numbers: Ints, st: Flags, gone: Flags, fresh: Flags) -> li
     trade = below(len(_TRADES), seed, "trade", numbers)
     made: list[str] = []
     for row, number in enumerate(numbers.tolist()):
-        short = _FIRST[first[row]] + _SECOND[second[row]]
-        name = known.get(number, short + _TRADES[trade[row]])
+        short = _FIRST[int(first[row])] + _SECOND[int(second[row])]
+        name = known.get(number, short + _TRADES[int(trade[row])])
         if gone[row]:
             name = short + "退"
         elif st[row]:

@@ -25,7 +25,7 @@ def bits(seed: int, salt: str, *keys: Ints) -> Bits:
 
 def unit(seed: int, salt: str, *keys: Ints) -> Floats:
     """Numbers in ``[0, 1)``."""
-    return (bits(seed, salt, *keys) >> np.uint64(11)) * 2.0**-53
+    return (bits(seed, salt, *keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def swing(seed: int, salt: str, *keys: Ints) -> Floats:

@@ -305,7 +305,8 @@ class ChinaMarket:
         if step:
             self._cut(bars, paths, tick)
         bars = bars.where(slice(0, minute + (step > 0)))
-        opening = Bars(*(np.array([value]) for value in (day, MORNING_S)), *(price[:1],) * 4, volume[:1], amount[:1])
+        at = (np.array([day]), np.array([MORNING_S]))
+        opening = Bars(*at, price[:1], price[:1], price[:1], price[:1], volume[:1], amount[:1])
         if auction:
             return _joined([opening, bars])
         if not len(bars):

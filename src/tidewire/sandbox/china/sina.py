@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -38,8 +38,8 @@ _KEY = re.compile(rb'"([a-z]+)":')
 class Sina(Site):
     """The site."""
 
-    def __init__(self, market: ChinaMarket, clock: Clock, headers: Callable[[], Mapping[str, str]]) -> None:
-        super().__init__("sina", market, clock, headers)
+    def __init__(self, market: ChinaMarket, clock: Clock) -> None:
+        super().__init__("sina", market, clock)
         self._shown: Quotes | None = None
         self._lines: list[str] = []
         self._replies: list[bytes] = []

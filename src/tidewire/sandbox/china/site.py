@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -36,14 +36,13 @@ class Answer:
 
 
 class Site:
-    """One site over the market; ``headers`` are sent with each answer."""
+    """One site over the market."""
 
-    def __init__(self, name: str, market: ChinaMarket, clock: Clock, headers: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, name: str, market: ChinaMarket, clock: Clock) -> None:
         self.name = name
         self.market = market
         self.requests: Counter[str] = Counter()
         self._clock = clock
-        self._headers = headers
         self.set_faults(SiteFaults(), 7, 0)
 
     def set_faults(self, faults: SiteFaults, seed: int, slow_body: int) -> None:
@@ -82,7 +81,7 @@ class Site:
                 request.transport.abort()
                 return web.Response(status=503)  # reaches nobody
             found = Answer(_BLOCKED.encode(), HTML) if self.faults.block_page else answer(request)
-            headers = {**self._headers(), "Content-Type": found.kind}
+            headers = {"Content-Type": found.kind}
             if not self._slow_body:
                 return web.Response(status=found.status, body=found.body, headers=headers)
             return await respond(request, (found.status, found.body, headers), self._slow_body, self._clock)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from aiohttp import web
 
 from tidewire.errors import InputError
@@ -21,19 +21,17 @@ from tidewire.sandbox.china.sina import Sina
 from tidewire.sandbox.china.tencent import Tencent
 from tidewire.sandbox.config import Faults, SandboxConfig, session_ns
 
-Headers = Callable[[], Mapping[str, str]]
-
 
 class China:
     """The market of a configuration with `SandboxConfig.china_stocks` stocks, and its sites."""
 
-    def __init__(self, config: SandboxConfig, clock: Clock, headers: Headers) -> None:
+    def __init__(self, config: SandboxConfig, clock: Clock) -> None:
         days = Days()
         listing = make_listing(config.seed, config.china_stocks, date.fromordinal(shanghai_day(clock.wall_ns())))
         self.market = ChinaMarket(listing, clock, days, config.china_history_days)
-        self.eastmoney = Eastmoney(self.market, clock, headers)
-        self.sina = Sina(self.market, clock, headers)
-        self.tencent = Tencent(self.market, clock, headers)
+        self.eastmoney = Eastmoney(self.market, clock)
+        self.sina = Sina(self.market, clock)
+        self.tencent = Tencent(self.market, clock)
         self.sites = (self.eastmoney, self.sina, self.tencent)
         self.set_faults(config.faults)
 
@@ -84,11 +82,14 @@ class China:
         return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
 
 
+Column = npt.NDArray[Any]
+
+
 def _columns(market: ChinaMarket, quotes: Quotes) -> dict[str, list[Any]]:
     listing = market.listing
     known, traded = ~listing.unlisted, quotes.traded
 
-    def money(column: np.ndarray[Any, Any], there: np.ndarray[Any, Any]) -> list[float | None]:
+    def money(column: Column, there: Column) -> list[float | None]:
         return [value if known else None for value, known in zip((column / 100).tolist(), there.tolist(), strict=True)]
 
     status = np.where(quotes.halted, "suspended", "trading")

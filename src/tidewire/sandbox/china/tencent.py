@@ -7,7 +7,6 @@ Adjusted bars are not served: whoever asks for them gets the raw ones under the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
@@ -35,14 +34,21 @@ _MINUTES = {"m1": 1, "m5": 5, "m15": 15, "m30": 30, "m60": 60}
 _KINDS = ("day", "week", "month")
 
 # From the third field on; what stands before does not move and is put in front as it is.
-_LINE = f"%.2f~%.2f~%.2f~%d~%d~%d~{_SIDE}~{_SIDE}~~%s~%.2f~%.2f~%.2f~%.2f~%.2f/%d/%d~%d~%d~%.2f~%s~%s~%.2f~%.2f~%.2f~%.2f~%.2f~%s~%.2f~%.2f~%s~%d~%.2f~%s~%s~~~%s~%.4f~0.0000~0~   A~%s~%s~CNY~0~___D__F__N~%.2f~%d~"
+_LINE = (
+    "%.2f~%.2f~%.2f~%d~%d~%d~"  # last, close before, open, volume, outer, inner
+    f"{_SIDE}~{_SIDE}~"  # bids, asks
+    "~%s~%.2f~%.2f~%.2f~%.2f~%.2f/%d/%d~%d~%d~%.2f~"  # latest trades, time, change ... amount, turnover
+    "%s~%s~%.2f~%.2f~%.2f~%.2f~%.2f~"  # P/E, state, high, low, amplitude, worth of the float and of all shares
+    "%s~%.2f~%.2f~%s~%d~%.2f~%s~%s~~~%s~"  # P/B, limits, volume ratio, order difference, average, P/Es
+    "%.4f~0.0000~0~   A~%s~%s~CNY~0~___D__F__N~%.2f~%d~"
+)
 
 
 class Tencent(Site):
     """The site."""
 
-    def __init__(self, market: ChinaMarket, clock: Clock, headers: Callable[[], Mapping[str, str]]) -> None:
-        super().__init__("tencent", market, clock, headers)
+    def __init__(self, market: ChinaMarket, clock: Clock) -> None:
+        super().__init__("tencent", market, clock)
         self._shown: Quotes | None = None
         self._replies: list[bytes] = []
         self._still = _still_fields(market.listing)
