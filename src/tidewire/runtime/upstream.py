@@ -91,7 +91,7 @@ async def serve(config: SandboxConfig, console: Console, *, as_json: bool, until
             if config.harbour_symbols:
                 console.print("Harbour: REST /harbour, WebSocket /harbour/ws")
             if config.china_stocks:
-                console.print("China: /eastmoney, /sina, /tencent, what is true at /sandbox/china")
+                console.print("China: /eastmoney, /sina, /tencent, /szse, /sse, /bse; what is true at /sandbox/china")
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.asked.wait())]
         if until_eof:
             waits.append(asyncio.create_task(_end_of_input()))

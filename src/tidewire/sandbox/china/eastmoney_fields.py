@@ -39,11 +39,6 @@ class Sheet:
     quotes: Quotes
 
     @cached_property
-    def rows(self) -> Ints:
-        """Numbers of the rows."""
-        return np.arange(len(self.listing))
-
-    @cached_property
     def traded(self) -> Flags:
         """Where there is a price of today."""
         return self.quotes.traded
@@ -65,11 +60,11 @@ class Sheet:
 
     def chance(self, salt: str, low: float, high: float) -> Floats:
         """Figures of a company, which the market does not know: the same at all times."""
-        return low + (high - low) * unit(self.listing.seed, salt, self.rows)
+        return low + (high - low) * unit(self.listing.seed, salt, self.listing.ident)
 
     def mood(self, salt: str, reach: float) -> Floats:
         """Figures of a moment which do not follow from the quotes."""
-        return reach * swing(self.listing.seed, salt, self.rows, np.array([self.quotes.moment.tick // 20]))
+        return reach * swing(self.listing.seed, salt, self.listing.ident, np.array([self.quotes.moment.tick // 20]))
 
 
 Values = npt.NDArray[np.int64] | Floats | list[str]
@@ -170,7 +165,7 @@ def _text(value: str) -> Callable[[Sheet], Values]:
 
 
 def _pick(salt: str, words: tuple[str, ...]) -> Callable[[Sheet], Values]:
-    return lambda sheet: [words[at] for at in below(len(words), sheet.listing.seed, salt, sheet.rows).tolist()]
+    return lambda sheet: [words[at] for at in below(len(words), sheet.listing.seed, salt, sheet.listing.ident).tolist()]
 
 
 def _market(sheet: Sheet) -> Ints:

@@ -32,6 +32,9 @@ _RANGES = {
 _LIMIT_PERCENT = np.array([10, 20, 10, 20, 30, 0])
 _ST_LIMIT_PERCENT = 5
 _OF_BOARD = np.array([SH, SH, SZ, SZ, BJ, SH])
+_BEGAN = [date(*day).toordinal() for day in ((1995, 1, 3), (2019, 7, 22), (1995, 1, 3), (2009, 10, 30), (2021, 11, 15))]
+_LATEST = date(2024, 9, 30).toordinal()
+"""Ordinary stocks were listed until then."""
 
 # Names of the first codes of each board, one with full-width letters and spaces as the sites have it.
 _KNOWN = {
@@ -61,12 +64,14 @@ _TRADES = (
 class Listing:
     """Columns of the same length, a row for each stock and then each index, ordered by code within a board.
 
+    ``ident`` is a number of the stock's own, so that it moves the same whoever else is listed.
     ``base`` is the price around which a stock moves, in 1/100 yuan; ``total_shares`` and ``float_shares`` are shares;
     ``listed`` is the ordinal of the first session. ``gone``: delisted, still in the sites' lists; ``unlisted``: has a
     code and a name, and no first day yet. ``pace``: how many ticks of three seconds pass between two trades.
     """
 
     seed: int
+    ident: Ints
     codes: tuple[str, ...]
     names: tuple[str, ...]
     board: Ints
@@ -130,7 +135,8 @@ def make_listing(seed: int, count: int, today: date) -> Listing:
         base[row] = _KNOWN_PRICE.get(number, int(base[row]))
     total = (np.exp(18.6 + 4.5 * unit(seed, "shares", numbers) ** 2) / 100).astype(np.int64) * 100
     floating = (total * (0.3 + 0.7 * unit(seed, "float", numbers)) / 100).astype(np.int64) * 100
-    listed = date(1995, 1, 1).toordinal() + below(10_500, seed, "listed", numbers)
+    began = np.array(_BEGAN)[board]
+    listed = began + below(_LATEST - began, seed, "listed", numbers)
     recent = np.datetime64(today, "D")
     steps = np.arange(len(numbers)) % FREE_DAYS
     newest = np.busday_offset(recent, -steps, roll="backward").astype(np.int64) + _EPOCH
@@ -141,6 +147,7 @@ def make_listing(seed: int, count: int, today: date) -> Listing:
     marks = np.zeros(spare, np.bool_)
     return Listing(
         seed=seed,
+        ident=np.concatenate([numbers, 1_000_000 + np.arange(spare)]),
         codes=(*(f"{number:06d}" for number in numbers.tolist()), *(row[0] for row in _INDICES)),
         names=(*names, *(row[2] for row in _INDICES)),
         board=np.concatenate([board, np.full(spare, INDEX)]),

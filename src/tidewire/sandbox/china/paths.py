@@ -97,7 +97,7 @@ class Walk:
     def halted(self, rows: Ints, days: Ints) -> Flags:
         """Whether trading in a stock is suspended; a suspension lasts two weeks."""
         known = self.listing.base[rows] % 7 == 0  # some stocks are never halted, whatever the seed
-        drawn = unit(self.listing.seed, "halted", rows, days // _HALT_DAYS) < _HALTED
+        drawn = unit(self.listing.seed, "halted", self.listing.ident[rows], days // _HALT_DAYS) < _HALTED
         return drawn & ~known & (self.listing.board[rows] != INDEX) & (days - self.listing.listed[rows] > 10)
 
     def active(self, rows: Ints, days: Ints) -> Flags:
@@ -108,11 +108,11 @@ class Walk:
 
     def closes(self, rows: Ints, days: Ints) -> Ints:
         """The closing prices of days on which the stocks are traded."""
-        listing, seed = self.listing, self.listing.seed
-        period = 250.0 + 250.0 * unit(seed, "period", rows)
-        phase = 2 * np.pi * unit(seed, "phase", rows)
+        listing, seed, ident = self.listing, self.listing.seed, self.listing.ident[rows]
+        period = 250.0 + 250.0 * unit(seed, "period", ident)
+        phase = 2 * np.pi * unit(seed, "phase", ident)
         level = self._reach[rows] * np.sin(2 * np.pi * days / period + phase)
-        level = level + self._jitter[rows] * swing(seed, "close", rows, days)
+        level = level + self._jitter[rows] * swing(seed, "close", ident, days)
         return np.rint(listing.base[rows] * (1.0 + level)).astype(np.int64)
 
     def pre_closes(self, rows: Ints, days: Ints) -> Ints:
@@ -139,10 +139,10 @@ class Walk:
         price = self._prices(rows, days, pre)
         price = np.clip(price, np.maximum(down, 1), np.where(up == 0, np.int64(1) << 40, up))
         upper, lower = np.maximum(price[1:], price[:-1]), np.minimum(price[1:], price[:-1])
-        minutes = np.arange(MINUTES)[:, None]
+        minutes, ident = np.arange(MINUTES)[:, None], self.listing.ident[rows]
         reach = np.where(self.slots(rows) > 0, 0.003 * pre, 0.0)
-        top = upper + (reach * unit(self.listing.seed, "top", rows, days, minutes) ** 3).astype(np.int64)
-        bottom = lower - (reach * unit(self.listing.seed, "bottom", rows, days, minutes) ** 3).astype(np.int64)
+        top = upper + (reach * unit(self.listing.seed, "top", ident, days, minutes) ** 3).astype(np.int64)
+        bottom = lower - (reach * unit(self.listing.seed, "bottom", ident, days, minutes) ** 3).astype(np.int64)
         top = np.where(up == 0, top, np.minimum(top, up))
         bottom = np.maximum(bottom, np.maximum(down, 1))
         traded = self._volumes(rows, days)
@@ -173,25 +173,25 @@ class Walk:
     def extremes(self, rows: Ints, days: Ints, minute: int) -> tuple[Ints, Ints]:
         """The ticks of a minute on which the highest and the lowest price are; 99 where there is none."""
         slots, pace, at = self.slots(rows), self.listing.pace[rows], np.array([minute])
-        drawn = bits(self.listing.seed, "slot", rows, days, at)
+        drawn = bits(self.listing.seed, "slot", self.listing.ident[rows], days, at)
         some = np.maximum(slots, 1).astype(np.uint64)
         high = pace * (1 + (drawn % some).astype(np.int64))
         low = pace * (1 + (drawn // np.uint64(64) % some).astype(np.int64))
         return np.where(slots > 0, high, 99), np.where(slots > 0, low, 99)
 
     def _prices(self, rows: Ints, days: Ints, pre: Ints) -> Ints:
-        seed = self.listing.seed
+        seed, ident = self.listing.seed, self.listing.ident[rows]
         close = self.closes(rows, days)
-        opened = pre + 0.4 * (close - pre) + 0.4 * self._jitter[rows] * pre * swing(seed, "open", rows, days)
+        opened = pre + 0.4 * (close - pre) + 0.4 * self._jitter[rows] * pre * swing(seed, "open", ident, days)
         opened = np.rint(opened)
         part = np.arange(MINUTES + 1)[:, None] / MINUTES
-        wild = np.where(unit(seed, "wild", rows, days) < 0.02, 6.0, 1.0)
+        wild = np.where(unit(seed, "wild", ident, days) < 0.02, 6.0, 1.0)
         found: Floats = opened + (close - opened) * part
         for wave in (1, 2, 3, 7):
-            size = wild * self._jitter[rows] * pre * swing(seed, f"wave{wave}", rows, days) / wave
+            size = wild * self._jitter[rows] * pre * swing(seed, f"wave{wave}", ident, days) / wave
             found = found + size * np.sin(np.pi * wave * part)
         minutes = np.arange(MINUTES + 1)[:, None]
-        small = 0.001 * pre * swing(seed, "minute", rows, days, minutes)
+        small = 0.001 * pre * swing(seed, "minute", ident, days, minutes)
         small[0], small[-1] = 0.0, 0.0
         price = np.rint(found + small).astype(np.int64)
         price[-1] = close
@@ -199,9 +199,9 @@ class Walk:
 
     def _volumes(self, rows: Ints, days: Ints) -> Ints:
         """Shares traded in the opening auction and then in each minute."""
-        seed, listing = self.listing.seed, self.listing
-        usual = listing.float_shares[rows] * listing.turnover[rows] * (0.5 + unit(seed, "busy", rows, days))
+        seed, listing, ident = self.listing.seed, self.listing, self.listing.ident[rows]
+        usual = listing.float_shares[rows] * listing.turnover[rows] * (0.5 + unit(seed, "busy", ident, days))
         minutes = np.arange(MINUTES + 1)[:, None]
         shape = 0.6 + 1.6 * np.exp(-minutes / 20.0) + 0.8 * np.exp((minutes - MINUTES) / 15.0)
-        drawn = unit(seed, "volume", rows, days, minutes) ** 2
+        drawn = unit(seed, "volume", ident, days, minutes) ** 2
         return (usual * shape * (0.2 + 2.4 * drawn) / MINUTES).astype(np.int64) + 1

@@ -249,13 +249,13 @@ class ChinaMarket:
         return last, high, low, paths.volume[minute] + volume, paths.amount[minute] + amount
 
     def _book(self, moment: Moment, last: Ints, paths: Paths, traded: Flags) -> tuple[Ints, Ints, Ints, Ints]:
-        seed, rows = self.listing.seed, paths.rows
+        seed, rows, ident = self.listing.seed, paths.rows, self.listing.ident
         levels = np.arange(LEVELS)[:, None]
         step = moment.tick // self.listing.pace
-        above = below(2, seed, "side", rows, step)  # whether the last trade was at the bid or at the ask
+        above = below(2, seed, "side", ident, step)  # whether the last trade was at the bid or at the ask
         bids = last - levels - above
         asks = last + 1 + levels - above
-        sizes = below(600, seed, "book", rows, np.full(1, moment.day), step, np.arange(2 * LEVELS)[:, None]) + 1
+        sizes = below(600, seed, "book", ident, np.full(1, moment.day), step, np.arange(2 * LEVELS)[:, None]) + 1
         limited = paths.up > 0
         traded = traded & (rows < self.listing.stocks)  # nobody trades an index
         bid_there = traded & (bids > 0) & (~limited | (bids >= paths.down))

@@ -15,6 +15,7 @@ from tidewire.errors import InputError
 from tidewire.records.clock import Clock
 from tidewire.sandbox.china.eastmoney import Eastmoney
 from tidewire.sandbox.china.listing import EXCHANGES, make_listing
+from tidewire.sandbox.china.official import Official
 from tidewire.sandbox.china.paths import Days
 from tidewire.sandbox.china.session import ChinaMarket, Quotes, shanghai_day
 from tidewire.sandbox.china.sina import Sina
@@ -32,7 +33,8 @@ class China:
         self.eastmoney = Eastmoney(self.market, clock)
         self.sina = Sina(self.market, clock)
         self.tencent = Tencent(self.market, clock)
-        self.sites = (self.eastmoney, self.sina, self.tencent)
+        self.official = Official(self.market, clock)
+        self.sites = (self.eastmoney, self.sina, self.tencent, self.official)
         self.set_faults(config.faults)
 
     def route(self, router: web.UrlDispatcher) -> None:

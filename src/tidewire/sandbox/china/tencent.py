@@ -220,10 +220,9 @@ class Tencent(Site):
 
 def _still_fields(listing: Listing) -> dict[str, list[str]]:
     """What does not move, as text."""
-    rows = np.arange(len(listing))
 
     def chance(salt: str, low: float, high: float) -> list[str]:
-        return [f"{value:.2f}" for value in (low + (high - low) * unit(listing.seed, salt, rows)).tolist()]
+        return [f"{value:.2f}" for value in (low + (high - low) * unit(listing.seed, salt, listing.ident)).tolist()]
 
     heads = list(zip(listing.symbols, listing.exchange.tolist(), listing.names, listing.codes, strict=True))
     year = zip(
