@@ -22,7 +22,10 @@ from tidewire.errors import InputError, RateLimited, SourceError, TerminalError,
 from tidewire.records.clock import Clock, Rng, UpstreamClock
 
 TIME_HEADER = "x-tidewire-time"
-"""In which an upstream that plays a recording says its time, UTC nanoseconds."""
+"""In which an upstream with a clock of its own says its time, UTC nanoseconds."""
+
+SPEED_HEADER = "x-tidewire-speed"
+"""In which it says at how many times real speed that clock goes on; without it, it stands between two replies."""
 
 _SECOND_NS = 1_000_000_000
 _OK = frozenset({200})
@@ -44,6 +47,7 @@ _seconds = telemetry.histogram("collect_http_seconds", "Time from sending a requ
 _bytes = telemetry.counter("collect_http_received_bytes", "Body bytes received, as on the wire", ("host",))
 _retries = telemetry.counter("collect_http_retries", "HTTP attempts after the first", ("host",))
 
+_SPEED = re.compile(r"\d{1,6}(?:\.\d{1,6})?", re.ASCII)
 _USERINFO = re.compile(r"//[^/@\s]+@")
 
 
@@ -293,10 +297,11 @@ class HttpClient:
             budget.learn(int(text), sent_ns)
 
     def _tell_time(self, headers: Mapping[str, str]) -> None:
-        """Take the time of an upstream that plays a recording, where the product runs on its clock."""
+        """Take the time of an upstream with a clock of its own, where the product runs on it."""
         told_ns = headers.get(TIME_HEADER, "")
         if self._config.clock is not None and told_ns.isdecimal():
-            self._config.clock.tell(int(told_ns))
+            speed = headers.get(SPEED_HEADER, "")
+            self._config.clock.tell(int(told_ns), float(speed) if _SPEED.fullmatch(speed) else 0.0)
 
     def _backoff_s(self, attempt: int) -> float:
         config = self._config

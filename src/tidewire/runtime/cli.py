@@ -158,6 +158,13 @@ def sandbox(
     harbour: Annotated[
         int, typer.Option(help="Synthetic market: number of symbols of Harbour, an exchange of its own; 0: none.")
     ] = 3,
+    china: Annotated[
+        int, typer.Option(help="Number of A shares that Eastmoney, Sina, Tencent and the exchanges tell; 0: none.")
+    ] = 0,
+    session: Annotated[
+        str | None, typer.Option(help="Let the clock begin here, e.g. 2026-12-01T09:29:50+08:00, and go on.")
+    ] = None,
+    session_speed: Annotated[float, typer.Option(help="With --session: times real speed.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
     history_hours: Annotated[int, typer.Option(help="Synthetic market: how far back REST reaches.")] = 168,
     recording: Annotated[Path | None, typer.Option(help="Play this recording instead.")] = None,
@@ -178,6 +185,9 @@ def sandbox(
         symbols=symbols,
         futures=futures,
         harbour=harbour,
+        china=china,
+        session=session,
+        session_speed=session_speed,
         history_hours=history_hours,
         rate=rate,
         recording=recording,
