@@ -19,8 +19,8 @@ from tidewire.errors import AlreadyDecided, DecisionRefused, FailsAgain, InputEr
 from tidewire.journal import Journal, JournalReader, Kind, Origin
 from tidewire.records.clock import ManualClock, SystemClock
 from tidewire.records.market import Trade
-from tidewire.records.reference import TradingDay
 from tidewire.records.ops import Quarantined
+from tidewire.records.reference import TradingDay
 from tidewire.replay import Replay
 from tidewire.runtime import quarantine
 from tidewire.runtime.auditing import assembling
