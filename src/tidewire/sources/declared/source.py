@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -59,6 +60,7 @@ class Source:
     fields: Mapping[str, tuple[Field, Expression]]
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+    folder: Path = Path()
     recent: Recent = field(default_factory=Recent, compare=False)
 
     def read(self, payload: bytes, names: Mapping[str, Any], received_us: int) -> Read:
@@ -130,6 +132,7 @@ def compile_source(declared: Declared, where: str) -> Source:
         fields=fields,
         rules=rules,
         conditions=conditions,
+        folder=Path(where).parent,
     )
 
 
