@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tidewire import telemetry
 from tidewire.collect import Collector, Cron, Every, Noted, Window, seconds
 from tidewire.errors import ParseError, RateLimited, TerminalError, TransientError
+from tidewire.records.clock import utc
 from tidewire.sources.declared.grammar import Ref
-from tidewire.sources.declared.outages import ROUND, TOLD_MAX, Outages
+from tidewire.sources.declared.outages import FRESH, ROUND, TOLD_MAX, Outages
 from tidewire.sources.declared.pages import AT_LEAST, Listed, Pages
 from tidewire.sources.declared.reading import share
 from tidewire.sources.declared.values import combinations, name_of, said_of, stored_values
@@ -52,6 +53,9 @@ class DeclaredCollector(Collector):
         self._pages = Pages(self)
         since = self._declared.since
         self._windows = None if since is None else windows_of(since, app.name)
+        schedule = self._declared.schedule
+        times = self._declared.expect.session or filter(None, (schedule.between,))
+        self._sessions = [Window(text, schedule.tz) for text in times]
         self._outages = Outages(self, self._source.kind.name, recovers=since is not None)
         self._values: Mapping[str, Sequence[Any]] = {}
         self._looked_ns: int | None = None
@@ -59,6 +63,7 @@ class DeclaredCollector(Collector):
         self._goes_on_at = ""
         self._refused = 0
         self._failed = 0
+        self._newest_us = 0
         self._why = ""
         self._round_us = 0
         self._whole_us: dict[str, int] = {}
@@ -89,7 +94,7 @@ class DeclaredCollector(Collector):
         if not todo:
             return
         now_us = self._now_us()
-        newest, self._failed = True, 0
+        newest, self._failed, self._newest_us = True, 0, 0
         try:
             while todo:
                 todo = await self._pass(todo, now_us, newest=newest)
@@ -103,6 +108,7 @@ class DeclaredCollector(Collector):
         if self._failed < TOLD_MAX:  # each of them has its own gap
             self._outages.end(ROUND)
             self._round_us = now_us
+        self._check_fresh()
 
     async def _pass(self, todo: Sequence[Wanted], now_us: int, *, newest: bool) -> list[Wanted]:
         """One window of each; those that are behind still."""
@@ -213,8 +219,9 @@ class DeclaredCollector(Collector):
 
     def _judge(self, found: Listed) -> str:
         """Compare what came with what the site, or the file, says there is; what is short, for people."""
-        if found.last is None:
+        if found.last is None or found.unchanged:
             return ""
+        self._newest_us = max(self._newest_us, found.newest)
         said = self._declared.expect.rows
         least = found.wanted
         if isinstance(said, str) and said.startswith(AT_LEAST):
@@ -250,6 +257,25 @@ class DeclaredCollector(Collector):
         if new:
             more = f" and {len(new) - 5:,} more" if len(new) > 5 else ""
             self.report(ParseError(f"not in the answer: {', '.join(new[:5])}{more}"), "expect.all_of")
+
+    def _check_fresh(self) -> None:
+        """Whether the newest row of a round is as new as the file says; only when the site should have news."""
+        expect, now_us = self._declared.expect, self._now_us()
+        if not expect.fresh or not self._newest_us:
+            return
+        longest_us = round(seconds(expect.fresh, "expect.fresh") * 1e6)
+        # A session that has just begun may have nothing yet.
+        moments = (now_us * 1_000, (now_us - longest_us) * 1_000)
+        if self._sessions and not any(all(map(each.contains, moments)) for each in self._sessions):
+            return
+        if self._newest_us >= now_us - longest_us:
+            self._outages.end(FRESH)
+            return
+        at = f"{utc(self._newest_us * 1_000):%Y-%m-%d %H:%M:%S} UTC"
+        why = f"the newest row is of {at}, {(now_us - self._newest_us) // 1_000_000:,} s old; {expect.fresh} expected"
+        if self._outages.begin(FRESH, self._newest_us, why, "silence"):
+            self.report(ParseError(why), "expect.fresh")
+        self._last_error = f"expect.fresh: {why}"
 
     def _now_us(self) -> int:
         return self.app.context.clock.wall_ns() // 1_000

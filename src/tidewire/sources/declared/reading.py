@@ -10,6 +10,7 @@ from tidewire.collect.document import read_document
 from tidewire.collect.schedule import Cron, Window
 from tidewire.errors import ConfigError, InputError
 from tidewire.sources.declared.asking import check_requests
+from tidewire.sources.declared.auth import check_auth
 from tidewire.sources.declared.grammar import Declared
 from tidewire.sources.declared.source import Source, compile_source
 from tidewire.sources.declared.values import check_values
@@ -64,8 +65,15 @@ def load_declared(path: Path) -> Source:
             raise ConfigError(f"{where}: paginate: cursor and next belong together.")
         if paginate.offset and not paginate.size:
             raise ConfigError(f"{where}: paginate: offset needs size, such as {{limit: 100}}.")
+    if asking.auth is not None:
+        check_auth(asking.auth, f"{where}: request.auth")
+    if asking.cache and asking.post:
+        raise ConfigError(f"{where}: request.cache: only what is asked for with get can be told to be as it was.")
     if declared.since is not None:
         windows_of(declared.since, where)
+    for place, case in enumerate(declared.tests):
+        if bool(case.responses) == bool(case.file):
+            raise ConfigError(f"{where}: tests[{place}]: write responses, or the file of one.")
     check_values(declared, where)
     check_requests(declared, where)
     return compile_source(declared, where)
@@ -82,7 +90,15 @@ def _check_schedule(declared: Declared, where: str) -> None:
             Cron(schedule.cron, schedule.tz)
         if schedule.between:
             Window(schedule.between, schedule.tz)
+        for text in declared.expect.session:
+            Window(text, schedule.tz)
         share(schedule.jitter)
+        if declared.expect.fresh:
+            seconds(declared.expect.fresh, f"{where}: expect.fresh")
+        if declared.expect.fresh and "event_time" not in declared.fields:
+            raise ConfigError(
+                f"{where}: expect.fresh: the file fills no event_time, so that nothing tells how old it is."
+            )
     except ConfigError:
         raise
     except InputError as error:

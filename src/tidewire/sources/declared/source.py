@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -131,6 +132,7 @@ class Source:
     select: Select
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+    folder: Path = Path()
     recent: Recent = field(default_factory=Recent, compare=False)
 
     @property
@@ -218,6 +220,7 @@ def compile_source(declared: Declared, where: str) -> Source:
         select=selector(decoding, declared.select, f"{where}: select"),
         rules=rules,
         conditions=conditions,
+        folder=Path(where).parent,
     )
 
 

@@ -56,7 +56,7 @@ def run_tests(source: Source) -> Iterator[Verdict]:
         made, problems = Made(), list[str]()
         names = given_names(source.declared, case.given)
         received_us = micros_of(datetime.fromisoformat(case.received), UTC)
-        for place, response in enumerate(case.responses):
+        for place, response in enumerate(_responses(source, case)):
             try:
                 read = source.read(payload_of(response, case.encode), names, received_us)
             except ParseError as error:
@@ -83,8 +83,21 @@ def given_names(declared: Declared, given: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
 
 
+def _responses(source: Source, case: Case) -> list[Any]:
+    """What a test has in the file, then what it has beside it."""
+    found = list(case.responses)
+    for name in (case.file,) if isinstance(case.file, str) else case.file:
+        try:
+            found.append((source.folder / name).read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{source.folder / name}: cannot be read: {error.strerror}.") from None
+    return found
+
+
 def payload_of(response: Any, charset: str) -> bytes:
-    """The bytes of a reply as a test has it: text, or what becomes JSON."""
+    """The bytes of a reply as a test has it: as they came, text, or what becomes JSON."""
+    if isinstance(response, bytes):
+        return response
     if isinstance(response, str):
         return response.encode(charset)
     return msgspec.json.encode(response).decode().encode(charset)
