@@ -16,6 +16,7 @@ from tidewire.sources.declared.decode import DECODERS, Decode, decoder
 from tidewire.sources.declared.expression import Expression, RowError, Rows, expression, searcher
 from tidewire.sources.declared.filters import Step, Value, text_of
 from tidewire.sources.declared.grammar import Action, Condition, Declared
+from tidewire.sources.declared.hook import Hook
 from tidewire.sources.declared.recent import Recent
 from tidewire.sources.declared.select import Select, selector
 
@@ -61,6 +62,7 @@ class Source:
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
     folder: Path = Path()
+    hook: Hook | None = None
     recent: Recent = field(default_factory=Recent, compare=False)
 
     def read(self, payload: bytes, names: Mapping[str, Any], received_us: int) -> Read:
@@ -111,6 +113,7 @@ def compile_source(declared: Declared, where: str) -> Source:
     decoding, charset, unzip = _decoding(declared.decode, f"{where}: decode")
     known = known_names(declared)
     fields = _fields(declared, kind, known, where)
+    by_code = declared.use == "python" and not declared.select
     keeps = None
     if declared.where:
         search = searcher(declared.where, f"{where}: where")
@@ -127,13 +130,18 @@ def compile_source(declared: Declared, where: str) -> Source:
         name=declared.source,
         kind=kind,
         decode=decoder(decoding, charset, unzip=unzip),
-        select=selector(decoding, declared.select, f"{where}: select"),
+        select=_one_row if by_code else selector(decoding, declared.select, f"{where}: select"),
         keeps=keeps,
         fields=fields,
         rules=rules,
         conditions=conditions,
         folder=Path(where).parent,
     )
+
+
+def _one_row(document: Any) -> list[Any]:
+    """Where only code knows what a row is."""
+    return [document]
 
 
 def _kind(said: str, where: str) -> RecordType:
