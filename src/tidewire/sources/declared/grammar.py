@@ -178,7 +178,10 @@ class Case(Section, frozen=True):
 
 
 class Declared(Section, frozen=True):
-    """A source in a file: what it is, when and how it is asked, how its replies become rows."""
+    """A source in a file: what it is, when and how it is asked, how its replies become rows.
+
+    ``use``: ``python`` where a class beside the file says what the file cannot (`tidewire.sources.declared.hook`).
+    """
 
     version: Literal[1]
     source: str
@@ -186,6 +189,7 @@ class Declared(Section, frozen=True):
     request: Asking
     fields: Mapping[str, Any]
     about: str = ""
+    use: Literal["", "python"] = ""
     schedule: Schedule = Schedule()
     for_each: Mapping[str, Sequence[Any] | Ref] = {}
     since: Since | None = None

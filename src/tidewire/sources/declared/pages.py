@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from tidewire.sources.declared.asking import page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.grammar import Action, Paginate
 from tidewire.sources.declared.parse import REFUSED, asked_text
+from tidewire.sources.declared.plan import plan
 from tidewire.sources.declared.source import Read
 from tidewire.sources.declared.windows import SLACK_US, Span
 
@@ -83,13 +85,30 @@ class Pages:
         """Everything there is of one combination; ``background``: behind everything that is live."""
         found = Listed(background)
         paginate = self._declared.paginate
-        if paginate is None:
+        if self._source.hook is not None and self._source.hook.asks:
+            await self._by_code(names, found)
+        elif paginate is None:
             await self._page(names, {}, found)
         elif paginate.cursor:
             await self._by_cursor(names, paginate, found)
         else:
             await self._by_number(names, paginate, found)
         return found
+
+    async def _by_code(self, names: Mapping[str, Any], found: Listed) -> None:
+        most = (self._declared.paginate or Paginate()).max
+        steps, document = plan(self._source, self._texts, names), None
+        for number in itertools.count():
+            try:
+                _, asked = steps.send(document)
+            except StopIteration:
+                return
+            if number == most:
+                raise _too_many(Paginate(max=most))
+            read = await self._asked(names, asked, found)
+            if read.action is not None:
+                return
+            document = read.document
 
     async def _by_cursor(self, names: Mapping[str, Any], paginate: Paginate, found: Listed) -> None:
         cursor: Any = None
@@ -135,9 +154,12 @@ class Pages:
         return found.total is None or found.raw < found.total
 
     async def _page(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: Listed) -> Read:
+        return await self._asked(names, request(self._declared, self._texts, names, paging), found)
+
+    async def _asked(self, names: Mapping[str, Any], asked: Request, found: Listed) -> Read:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._once(names, paging, found)
+                return await self._once(names, asked, found)
             except RateLimited:
                 raise
             except TransientError:
@@ -146,8 +168,7 @@ class Pages:
                 await self._site.context.clock.sleep(RETRY_S * attempt)
         raise AssertionError("every attempt returns or raises")
 
-    async def _once(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: Listed) -> Read:
-        asked = request(self._declared, self._texts, names, paging)
+    async def _once(self, names: Mapping[str, Any], asked: Request, found: Listed) -> Read:
         asked = replace(asked, url=self._site.address(asked.url), background=found.background)
         try:
             reply = await self._reply(asked)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from tidewire.collect import Request
 from tidewire.collect.config import read, seconds
 from tidewire.collect.document import read_document
 from tidewire.collect.schedule import Cron, Window
 from tidewire.errors import ConfigError, InputError
-from tidewire.sources.declared.asking import check_requests
+from tidewire.sources.declared.asking import Templates, check_requests, request
 from tidewire.sources.declared.auth import check_auth
 from tidewire.sources.declared.grammar import Declared
+from tidewire.sources.declared.hook import hook_of
 from tidewire.sources.declared.source import Source, compile_source
 from tidewire.sources.declared.values import check_values
 from tidewire.sources.declared.windows import windows_of
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)", re.ASCII)
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+_USES = re.compile(rb"""^\s*["']?use["']?\s*:\s*["']?python\b""", re.MULTILINE)
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
@@ -75,8 +82,31 @@ def load_declared(path: Path) -> Source:
         if bool(case.responses) == bool(case.file):
             raise ConfigError(f"{where}: tests[{place}]: write responses, or the file of one.")
     check_values(declared, where)
-    check_requests(declared, where)
-    return compile_source(declared, where)
+    texts = check_requests(declared, where)
+    source = compile_source(declared, where)
+    return with_code(source, texts, path) if declared.use else source
+
+
+def with_code(source: Source, texts: Templates, path: Path) -> Source:
+    """The source, with the class beside its file."""
+    declared = source.declared
+
+    def makes(names: Mapping[str, Any], more: Mapping[str, Any]) -> Request:
+        return request(declared, texts, names, more)
+
+    hook = hook_of(path.with_suffix(".py"), makes, source.select)
+    return replace(source, hook=hook, select=hook.rows)
+
+
+def beside(path: Path) -> bool:
+    """Whether Python is part of a file that declares a source: its text says so, even where it is wrong otherwise."""
+    if path.suffix != ".py":
+        return False
+    for suffix in SUFFIXES:
+        file = path.with_suffix(suffix)
+        if file.is_file() and _USES.search(file.read_bytes()):
+            return True
+    return False
 
 
 def _check_schedule(declared: Declared, where: str) -> None:

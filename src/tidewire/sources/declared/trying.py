@@ -11,10 +11,11 @@ from tidewire.collect.app import no_secret
 from tidewire.errors import InputError, TerminalError
 from tidewire.records.clock import Clock, Rng
 from tidewire.sources.declared.app import DeclaredApp, address_at
-from tidewire.sources.declared.asking import page_parameters, request, templates
+from tidewire.sources.declared.asking import templates
 from tidewire.sources.declared.auth import Credentials, credentials
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.grammar import Declared, Ref
+from tidewire.sources.declared.plan import plan
 from tidewire.sources.declared.trial import Made, given_names, take
 from tidewire.sources.declared.windows import windows_of
 
@@ -73,11 +74,12 @@ def _in_lists(declared: Declared, given: Mapping[str, str]) -> dict[str, Any]:
 async def _ask(app: type[DeclaredApp], client: HttpClient, keys: Credentials, wish: Wish, tried: Tried) -> None:
     source = app.source
     declared, paginate = source.declared, source.declared.paginate
-    texts = templates(declared, app.name)
-    for at in range(wish.pages if paginate is not None else 1):
-        paging = page_parameters(paginate, at) if paginate is not None else {}
-        names = {**tried.names} | ({"page": paginate.start + at} if paginate is not None else {})
-        asked = request(declared, texts, names, paging)
+    steps, document = plan(source, templates(declared, app.name), tried.names), None
+    for _ in range(wish.pages):
+        try:
+            names, asked = steps.send(document)
+        except StopIteration:
+            return
         asked = keys.sign(replace(asked, url=address_at(wish.base_url, asked.url)))
         reply = await client.request(asked)
         reply = replace(reply, url=keys.mask(reply.url), body=keys.without(reply.body))
@@ -96,3 +98,4 @@ async def _ask(app: type[DeclaredApp], client: HttpClient, keys: Credentials, wi
             tried.total = searcher(paginate.total, "paginate.total")(read.document)
         if not read.raw:
             return
+        document = read.document
