@@ -31,6 +31,7 @@ STORED_S = 60.0
 """So long what is stored is not looked at again."""
 
 _outside = telemetry.counter("declared_rows_outside", "Rows far outside the window of time asked for", ("source",))
+_behind = telemetry.gauge("declared_behind_series", "Combinations whose windows of time are not up to now", ("source",))
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class DeclaredCollector(Collector):
         try:
             while todo:
                 todo = await self._pass(todo, now_us, newest=newest)
+                if self._windows is not None:
+                    _behind.labels(self.app.name).set(len(todo))
                 newest = False
         except (RateLimited, TerminalError) as error:  # nothing of this family will be answered now
             self._outages.begin(ROUND, min(now_us, self._round_us or now_us), str(error))
