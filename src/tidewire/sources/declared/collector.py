@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ STORED_S = 60.0
 """So long what is stored is not looked at again."""
 
 _outside = telemetry.counter("declared_rows_outside", "Rows far outside the window of time asked for", ("source",))
+_behind = telemetry.gauge("declared_behind_series", "Combinations whose windows of time are not up to now", ("source",))
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class DeclaredCollector(Collector):
         try:
             while todo:
                 todo = await self._pass(todo, now_us, newest=newest)
+                if self._windows is not None:
+                    _behind.labels(self.app.name).set(len(todo))
                 newest = False
         except (RateLimited, TerminalError) as error:  # nothing of this family will be answered now
             self._outages.begin(ROUND, min(now_us, self._round_us or now_us), str(error))
@@ -111,18 +115,32 @@ class DeclaredCollector(Collector):
         self._check_fresh()
 
     async def _pass(self, todo: Sequence[Wanted], now_us: int, *, newest: bool) -> list[Wanted]:
-        """One window of each; those that are behind still."""
+        """One window of each, as many at once as the family allows; those that are behind still."""
         behind: list[Wanted] = []
-        for each in todo:
-            self._goes_on_at = each.name
-            span = None
-            if self._windows is not None:
-                span = self._windows.next(self._whole_until(each), now_us, newest=newest)
-            if not await self._ask_for(each, span, alone=len(todo) == 1):
-                self._failed += 1
-            elif span is not None and span.until < now_us:
-                behind.append(each)
+        at_once = self.site.family.allowed.at_once
+        for begin in range(0, len(todo), at_once):
+            some = todo[begin : begin + at_once]
+            self._goes_on_at = some[0].name
+            spans = [self._span(each, now_us, newest=newest) for each in some]
+            asking = (self._ask_for(each, span, alone=len(todo) == 1) for each, span in zip(some, spans, strict=True))
+            ended: BaseException | None = None
+            for each, span, came in zip(
+                some, spans, await asyncio.gather(*asking, return_exceptions=True), strict=True
+            ):
+                if isinstance(came, BaseException):
+                    ended = ended or came
+                elif not came:
+                    self._failed += 1
+                elif span is not None and span.until < now_us:
+                    behind.append(each)
+            if ended is not None:
+                raise ended
         return behind
+
+    def _span(self, each: Wanted, now_us: int, *, newest: bool) -> Span | None:
+        if self._windows is None:
+            return None
+        return self._windows.next(self._whole_until(each), now_us, newest=newest)
 
     # -- what is asked for --------------------------------------------------------------------------------------
 
