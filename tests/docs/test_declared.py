@@ -13,7 +13,7 @@ from docs.kit import ROOT, Block, blocks, text_of
 from tidewire.runtime import cli
 from tidewire.sources.declared import Declared, load_declared, run_tests
 from tidewire.sources.declared.decode import DECODERS
-from tidewire.sources.declared.filters import FILTERS
+from tidewire.sources.declared.filters import FILTERS, PAIRS
 from tidewire.sources.declared.grammar import Action
 
 PAGE = "docs/declared-sources.md"
@@ -34,7 +34,7 @@ def test_every_key_filter_decoder_and_action_is_told() -> None:
     text = text_of(PAGE)
     named = set(re.findall(r"`([a-z_0-9]+)", text))
     keys = {field.encode_name for field in msgspec.structs.fields(Declared)}
-    assert keys | set(FILTERS) | set(DECODERS) | set(Action.__args__) <= named
+    assert keys | set(FILTERS) | set(PAIRS) | set(DECODERS) | set(Action.__args__) <= named
 
 
 def test_a_new_file_is_good_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

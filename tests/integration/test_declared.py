@@ -153,8 +153,7 @@ async def test_what_one_source_brought_another_asks_for(tmp_path: Path) -> None:
         async with running(loaded(tmp_path, [])) as platform, api(platform) as client:
 
             async def waits() -> bool:
-                sources = (await client.get("/v1/sources"))["data"]
-                return "is example.listing running?" in str([source["problems"] for source in sources])
+                return "is example.listing running?" in str((await client.get("/v1/sources"))["data"])
 
             await until(waits, "it says what it waits for")
             assert not asked
@@ -169,3 +168,57 @@ async def test_what_one_source_brought_another_asks_for(tmp_path: Path) -> None:
     finally:
         await runner.cleanup()
     assert asked == {"sz000001,sh600000", "bj920002"}
+
+
+WITH_CODE = """
+version: 1
+source: example.tree
+emits: ticker@1
+use: python
+schedule: {{every: 300ms, jitter: 0%}}
+request: {{get: "{url}/quotes", params: {{list: "sh600000,sz000001"}}}}
+fields: {{instrument: code | cn_symbol, last: price | decimal}}
+limits: {{rate: 1000/s}}
+"""
+CODE = """
+from tidewire.sources.declared import DeclaredSource
+
+
+class Source(DeclaredSource):
+    def rows(self, document):
+        return [{**row, "price": FACTOR * row["price"]} for row in document]
+"""
+
+
+async def test_python_beside_a_file_is_loaded_with_it_and_again_when_it_changes(tmp_path: Path) -> None:
+    async def quotes(request: web.Request) -> web.Response:
+        return web.json_response([{"code": code, "price": 8} for code in request.query["list"].split(",")])
+
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    application = web.Application()
+    application.router.add_get("/quotes", quotes)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        host, port = runner.addresses[0][:2]
+        code = plugins / "example.tree.py"
+        code.write_text(CODE.replace("FACTOR", "2"), encoding="utf-8")
+        (plugins / "example.tree.yaml").write_text(WITH_CODE.format(url=f"http://{host}:{port}"), encoding="utf-8")
+        async with running(loaded(tmp_path, [])) as platform, api(platform) as client:
+
+            async def last_is(price: str) -> bool:
+                rows = (await client.get("/v1/ticker/latest", symbol="600000.SH"))["data"]
+                return [row["last"] for row in rows] == [price]
+
+            async def told() -> bool:
+                return "example.tree.py:2: NameError" in str((await client.get("/v1/sources"))["data"])
+
+            await until(lambda: last_is("16"), "rows by the code", poll_s=0.1)
+            code.write_text("\nFACTOR = nothing\n" + CODE, encoding="utf-8")
+            await until(told, "code that is wrong is told", poll_s=0.1)
+            code.write_text("\nFACTOR = 3\n" + CODE, encoding="utf-8")
+            await until(lambda: last_is("24"), "rows by the new code", poll_s=0.1)
+    finally:
+        await runner.cleanup()

@@ -3,7 +3,7 @@
 The names here are the plugin interface: a source needs nothing else but `tidewire.records`.
 """
 
-from tidewire.collect.app import NOTE, App, Context, Health, Known
+from tidewire.collect.app import NOTE, App, Context, Health, Known, Secret
 from tidewire.collect.assemble import Assembler
 from tidewire.collect.backfill import DAY_US, Backfill, Part, Shard, Wanted, check_history, history_start, is_history
 from tidewire.collect.book import Book, Level
@@ -89,6 +89,7 @@ __all__ = [
     "RateLimit",
     "Reply",
     "Request",
+    "Secret",
     "Section",
     "Shard",
     "SourceConfig",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -47,6 +47,15 @@ class Known(Protocol):
         ...
 
 
+Secret = Callable[[str], str | None]
+"""A key by the name of its variable; ``None`` where it is not set."""
+
+
+def no_secret(name: str) -> str | None:
+    """Where no environment is at hand."""
+    return None
+
+
 async def nothing_known(kind: str, column: str, where: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """Where no store is at hand."""
     return ()
@@ -71,6 +80,8 @@ class Context:
     """Which sources stand in for each other."""
     known: Known = nothing_known
     """What is stored, for sources that ask for what others brought."""
+    secret: Secret = field(default=no_secret, repr=False)
+    """Keys that a declared source names."""
 
     @property
     def upstream(self) -> UpstreamClock | None:

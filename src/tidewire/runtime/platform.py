@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 from collections.abc import Coroutine
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -148,6 +149,7 @@ class Tidewire:
             self.cursors,
             successions=self.failover.successions,
             known=StoredValues(self.store),
+            secret=os.environ.get,
         )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard

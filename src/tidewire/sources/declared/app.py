@@ -24,6 +24,7 @@ from tidewire.collect import (
 from tidewire.errors import ConfigError
 from tidewire.records.clock import Clock, Rng, UpstreamClock
 from tidewire.records.instrument import InstrumentBook
+from tidewire.sources.declared.auth import credentials
 from tidewire.sources.declared.collector import DeclaredCollector
 from tidewire.sources.declared.outages import CAUSES
 from tidewire.sources.declared.parse import DeclaredParser
@@ -63,6 +64,7 @@ class DeclaredApp(App):
         self.settings = self._settings(config)
         self.http = self.client(config, context.clock, context.rng, context.families, context.upstream)
         self.family = self._family(context.families, context.clock)
+        self.credentials = credentials(self.source.declared.request.auth, config.api, context.secret, self.name)
 
     @classmethod
     def _family(cls, families: Families, clock: Clock) -> Family:

@@ -125,6 +125,6 @@ def check_requests(declared: Declared, where: str) -> Templates:
         request(declared, texts, first | {"page": 1, "since": 0, "until": 0}, {})
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{where}: request: {error}") from None
-    if declared.since is not None and not texts.names & NEED_SINCE:
+    if declared.since is not None and not declared.use and not texts.names & NEED_SINCE:
         raise ConfigError(f"{where}: since: nothing in request asks for ${{since}} or ${{until}}.")
     return texts

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tidewire import telemetry
-from tidewire.collect import Collector, Cron, Every, Noted, seconds
+from tidewire.collect import Collector, Cron, Every, Noted, Window, seconds
 from tidewire.errors import ParseError, RateLimited, TerminalError, TransientError
+from tidewire.records.clock import utc
 from tidewire.sources.declared.asking import dated
 from tidewire.sources.declared.grammar import Ref
-from tidewire.sources.declared.outages import ROUND, TOLD_MAX, Outages
+from tidewire.sources.declared.outages import FRESH, ROUND, TOLD_MAX, Outages
 from tidewire.sources.declared.pages import AT_LEAST, Listed, Pages
 from tidewire.sources.declared.reading import share, window_of
 from tidewire.sources.declared.values import combinations, name_of, said_of, stored_values
@@ -32,6 +34,7 @@ STORED_S = 60.0
 """So long what is stored is not looked at again."""
 
 _outside = telemetry.counter("declared_rows_outside", "Rows far outside the window of time asked for", ("source",))
+_behind = telemetry.gauge("declared_behind_series", "Combinations whose windows of time are not up to now", ("source",))
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class DeclaredCollector(Collector):
         self._pages = Pages(self)
         since = self._declared.since
         self._windows = None if since is None else windows_of(since, app.name)
+        schedule = self._declared.schedule
+        window = window_of(schedule)
+        said = [Window(text, schedule.tz) for text in self._declared.expect.session]
+        self._sessions = said or ([] if window is None else [window])
         self._outages = Outages(self, self._source.kind.name, recovers=since is not None)
         self._values: Mapping[str, Sequence[Any]] = {}
         self._looked_ns: int | None = None
@@ -60,6 +67,7 @@ class DeclaredCollector(Collector):
         self._goes_on_at = ""
         self._refused = 0
         self._failed = 0
+        self._newest_us = 0
         self._why = ""
         self._round_us = 0
         self._whole_us: dict[str, int] = {}
@@ -93,10 +101,12 @@ class DeclaredCollector(Collector):
         if not todo:
             return
         now_us = self._now_us()
-        newest, self._failed = True, 0
+        newest, self._failed, self._newest_us = True, 0, 0
         try:
             while todo:
                 todo = await self._pass(todo, now_us, newest=newest)
+                if self._windows is not None:
+                    _behind.labels(self.app.name).set(len(todo))
                 newest = False
         except (RateLimited, TerminalError) as error:  # nothing of this family will be answered now
             self._outages.begin(ROUND, min(now_us, self._round_us or now_us), str(error))
@@ -108,20 +118,35 @@ class DeclaredCollector(Collector):
         if self._failed < TOLD_MAX:  # each of them has its own gap
             self._outages.end(ROUND)
             self._round_us = now_us
+        self._check_fresh()
 
     async def _pass(self, todo: Sequence[Wanted], now_us: int, *, newest: bool) -> list[Wanted]:
-        """One window of each; those that are behind still."""
+        """One window of each, as many at once as the family allows; those that are behind still."""
         behind: list[Wanted] = []
-        for each in todo:
-            self._goes_on_at = each.name
-            span = None
-            if self._windows is not None:
-                span = self._windows.next(self._whole_until(each), now_us, newest=newest)
-            if not await self._ask_for(each, span, alone=len(todo) == 1):
-                self._failed += 1
-            elif span is not None and span.until < now_us:
-                behind.append(each)
+        at_once = self.site.family.allowed.at_once
+        for begin in range(0, len(todo), at_once):
+            some = todo[begin : begin + at_once]
+            self._goes_on_at = some[0].name
+            spans = [self._span(each, now_us, newest=newest) for each in some]
+            asking = (self._ask_for(each, span, alone=len(todo) == 1) for each, span in zip(some, spans, strict=True))
+            ended: BaseException | None = None
+            for each, span, came in zip(
+                some, spans, await asyncio.gather(*asking, return_exceptions=True), strict=True
+            ):
+                if isinstance(came, BaseException):
+                    ended = ended or came
+                elif not came:
+                    self._failed += 1
+                elif span is not None and span.until < now_us:
+                    behind.append(each)
+            if ended is not None:
+                raise ended
         return behind
+
+    def _span(self, each: Wanted, now_us: int, *, newest: bool) -> Span | None:
+        if self._windows is None:
+            return None
+        return self._windows.next(self._whole_until(each), now_us, newest=newest)
 
     # -- what is asked for --------------------------------------------------------------------------------------
 
@@ -219,8 +244,9 @@ class DeclaredCollector(Collector):
 
     def _judge(self, found: Listed) -> str:
         """Compare what came with what the site, or the file, says there is; what is short, for people."""
-        if found.last is None:
+        if found.last is None or found.unchanged:
             return ""
+        self._newest_us = max(self._newest_us, found.newest)
         said = self._declared.expect.rows
         least = found.wanted
         if isinstance(said, str) and said.startswith(AT_LEAST):
@@ -256,6 +282,25 @@ class DeclaredCollector(Collector):
         if new:
             more = f" and {len(new) - 5:,} more" if len(new) > 5 else ""
             self.report(ParseError(f"not in the answer: {', '.join(new[:5])}{more}"), "expect.all_of")
+
+    def _check_fresh(self) -> None:
+        """Whether the newest row of a round is as new as the file says; only when the site should have news."""
+        expect, now_us = self._declared.expect, self._now_us()
+        if not expect.fresh or not self._newest_us:
+            return
+        longest_us = round(seconds(expect.fresh, "expect.fresh") * 1e6)
+        # A session that has just begun may have nothing yet.
+        moments = (now_us * 1_000, (now_us - longest_us) * 1_000)
+        if self._sessions and not any(all(map(each.contains, moments)) for each in self._sessions):
+            return
+        if self._newest_us >= now_us - longest_us:
+            self._outages.end(FRESH)
+            return
+        at = f"{utc(self._newest_us * 1_000):%Y-%m-%d %H:%M:%S} UTC"
+        why = f"the newest row is of {at}, {(now_us - self._newest_us) // 1_000_000:,} s old; {expect.fresh} expected"
+        if self._outages.begin(FRESH, self._newest_us, why, "silence"):
+            self.report(ParseError(why), "expect.fresh")
+        self._last_error = f"expect.fresh: {why}"
 
     def _now_us(self) -> int:
         return self.app.context.clock.wall_ns() // 1_000

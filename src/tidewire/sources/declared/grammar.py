@@ -28,8 +28,23 @@ class Schedule(Section, frozen=True):
     jitter: str = "10%"
 
 
+class Auth(Section, frozen=True):
+    """Who asks; keys as ``${VARIABLE}`` of the environment, or ``${api.key}`` and ``${api.secret}`` of a platform file.
+
+    ``bearer`` a token, ``basic`` user and password, ``query`` or ``header`` names and what they hold.
+    """
+
+    bearer: str = ""
+    basic: Sequence[str] = ()
+    query: Mapping[str, str] = {}
+    header: Mapping[str, str] = {}
+
+
 class Asking(Section, frozen=True):
-    """What is asked for: ``get`` or ``post`` an address; ``${…}`` in any text is put in."""
+    """What is asked for: ``get`` or ``post`` an address; ``${…}`` in any text is put in.
+
+    ``cache``: a reply that is as it was is not sent again by sites that can tell (ETag, Last-Modified).
+    """
 
     get: str = ""
     post: str = ""
@@ -39,6 +54,8 @@ class Asking(Section, frozen=True):
     json: Any = None
     body: str = ""
     timeout: str = "10s"
+    auth: Auth | None = None
+    cache: bool = False
 
 
 class Paginate(Section, frozen=True):
@@ -119,11 +136,15 @@ class Expect(Section, frozen=True):
     """What a whole answer has: ``rows`` as ``">= 1"`` or the path of the site's own total, ``unique`` columns.
 
     ``all_of``: a name of ``for_each``, each of whose instruments has a row.
+    ``fresh``: how old its newest row may be, within the local times of ``session`` (those of the schedule where it is
+    not said). ``null_share``: how much of a column may be null.
     """
 
     rows: str | int = ""
     unique: Sequence[str] = ()
     all_of: str = ""
+    fresh: str = ""
+    session: Sequence[str] = ()
     null_share: Mapping[str, str] = {}
 
 
@@ -142,12 +163,14 @@ class Output(Section, frozen=True):
 class Case(Section, frozen=True):
     """A test in the file: ``responses`` (text, or JSON as YAML) and the ``rows`` they must give; null: none given.
 
+    ``file``: names of files beside this one that hold responses as they came.
     ``given`` are names such as ``symbol`` or ``since``; ``requests``: the addresses that must be asked for. ``also``:
     the rows of other types, by type.
     """
 
     name: str
-    responses: Sequence[Any]
+    responses: Sequence[Any] = ()
+    file: str | Sequence[str] = ()
     given: Mapping[str, Any] = {}
     encode: str = "utf-8"
     received: str = "2026-01-05T01:30:00Z"
@@ -159,7 +182,10 @@ class Case(Section, frozen=True):
 
 
 class Declared(Section, frozen=True):
-    """A source in a file: what it is, when and how it is asked, how its replies become rows."""
+    """A source in a file: what it is, when and how it is asked, how its replies become rows.
+
+    ``use``: ``python`` where a class beside the file says what the file cannot (`tidewire.sources.declared.hook`).
+    """
 
     version: Literal[1]
     source: str
@@ -167,6 +193,7 @@ class Declared(Section, frozen=True):
     request: Asking
     fields: Mapping[str, Any]
     about: str = ""
+    use: Literal["", "python"] = ""
     schedule: Schedule = Schedule()
     for_each: Mapping[str, Sequence[Any] | Ref] = {}
     since: Since | None = None

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 WHOLE = "*.*"
 """The instrument of a gap in a list of the whole market."""
 
+FRESH = "fresh"
+"""The name of the gap of a site that answers with what is old."""
+
 ROUND = "round"
 """The name of the gap of a round that ended early."""
 
@@ -40,15 +43,16 @@ class Outages:
         self._recovers = recovers
         self._open = 0
 
-    def begin(self, name: str, since_us: int, why: str, cause: str = "total") -> None:
-        """Something is missing from ``since_us`` on; told once until `end`."""
+    def begin(self, name: str, since_us: int, why: str, cause: str = "total") -> bool:
+        """Something is missing from ``since_us`` on; told once until `end`: whether it was."""
         if self._open >= TOLD_MAX:
             name = ROUND
         if self._collector.cursor(_GAP + name):
-            return
+            return False
         self._open += 1
         begin = f"{since_us}:{cause}"
         self._tell(name, begin, "open", why, begin)
+        return True
 
     def end(self, name: str, *, lost: str = "") -> None:
         """It is whole again; ``lost``: why some of it never will be."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
-from tidewire.collect import Reply
-from tidewire.errors import ParseError, RateLimited, TerminalError, TransientError
+from tidewire.collect import Reply, Request
+from tidewire.errors import ParseError, RateLimited, SourceError, TerminalError, TransientError
 from tidewire.sources.declared.asking import page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.grammar import Action, Paginate
 from tidewire.sources.declared.parse import REFUSED, asked_text
+from tidewire.sources.declared.plan import plan
 from tidewire.sources.declared.source import Read
 from tidewire.sources.declared.windows import SLACK_US, Span
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 REFUSALS = frozenset({"retry", "back_off", "rotate", "fail"})
 """Actions after which a reply is no data."""
 
+NOT_MODIFIED = 304
+VALIDATORS_MAX = 1_000
+"""So many addresses are asked for only if they changed, those that were last."""
 ATTEMPTS = 3
 RETRY_S = 2.0
 AT_LEAST = ">= "
@@ -33,6 +39,7 @@ class Listed:
     """What the pages of one list came to: raw rows, the site's own total, and rows by what makes them unique.
 
     ``newest``: the newest event time, UTC microseconds. ``outside``: rows far outside the window asked for.
+    ``unchanged``: the site says that a page is as it was.
     ``background``: it is asked for behind everything that is live. ``instruments``: those that came, if the file wants
     to know.
     """
@@ -45,6 +52,7 @@ class Listed:
     rows: int = 0
     newest: int = 0
     outside: int = 0
+    unchanged: bool = False
     known: Counter[tuple[Any, ...]] = field(default_factory=Counter[tuple[Any, ...]])
     nulls: Counter[str] = field(default_factory=Counter[str])
     instruments: set[str] = field(default_factory=set[str])
@@ -70,19 +78,37 @@ class Pages:
         self._needed = frozenset[str]().union(
             *(made.names for each in self._source.all_made for _, made in each.fields.values())
         )
+        self._validators: dict[str, Mapping[str, str]] = {}
         self._rows_said = searcher(str(said), "expect.rows") if has_total else None
 
     async def ask(self, names: Mapping[str, Any], *, background: bool = False) -> Listed:
         """Everything there is of one combination; ``background``: behind everything that is live."""
         found = Listed(background)
         paginate = self._declared.paginate
-        if paginate is None:
+        if self._source.hook is not None and self._source.hook.asks:
+            await self._by_code(names, found)
+        elif paginate is None:
             await self._page(names, {}, found)
         elif paginate.cursor:
             await self._by_cursor(names, paginate, found)
         else:
             await self._by_number(names, paginate, found)
         return found
+
+    async def _by_code(self, names: Mapping[str, Any], found: Listed) -> None:
+        most = (self._declared.paginate or Paginate()).max
+        steps, document = plan(self._source, self._texts, names), None
+        for number in itertools.count():
+            try:
+                _, asked = steps.send(document)
+            except StopIteration:
+                return
+            if number == most:
+                raise _too_many(Paginate(max=most))
+            read = await self._asked(names, asked, found)
+            if read.action is not None:
+                return
+            document = read.document
 
     async def _by_cursor(self, names: Mapping[str, Any], paginate: Paginate, found: Listed) -> None:
         cursor: Any = None
@@ -128,9 +154,12 @@ class Pages:
         return found.total is None or found.raw < found.total
 
     async def _page(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: Listed) -> Read:
+        return await self._asked(names, request(self._declared, self._texts, names, paging), found)
+
+    async def _asked(self, names: Mapping[str, Any], asked: Request, found: Listed) -> Read:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._once(names, paging, found)
+                return await self._once(names, asked, found)
             except RateLimited:
                 raise
             except TransientError:
@@ -139,18 +168,21 @@ class Pages:
                 await self._site.context.clock.sleep(RETRY_S * attempt)
         raise AssertionError("every attempt returns or raises")
 
-    async def _once(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: Listed) -> Read:
-        asked = request(self._declared, self._texts, names, paging)
+    async def _once(self, names: Mapping[str, Any], asked: Request, found: Listed) -> Read:
         asked = replace(asked, url=self._site.address(asked.url), background=found.background)
         try:
-            async with self._site.family.turn():
-                reply = await self._site.http.request(asked)
+            reply = await self._reply(asked)
         except RateLimited:
             raise
         except TransientError as error:  # a connection that is dropped is how some sites refuse
             self._site.family.refused(str(error))
             raise
         told = self._told(names)
+        if reply.status == NOT_MODIFIED and self._declared.request.cache:
+            self._site.family.answered()
+            self._collector.heard(reply.received_ns)
+            found.unchanged = True
+            return Read(action="skip")
         action = self._source.refused(reply.status, reply.headers.get("content-type", ""))
         if action is not None:
             await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, {**told, REFUSED: action}))
@@ -168,8 +200,33 @@ class Pages:
             self._source.recent.keep(text, reply.received_ns // 1_000, reply.body, read)
         await self._collector.keep(reply, asked=text)
         self._obey(read.action, reply)
+        self._remember(asked, reply)
         self._count(read, names, reply, found)
         return read
+
+    async def _reply(self, asked: Request) -> Reply:
+        """Ask the site; what comes back, errors too, names no key."""
+        keys = self._site.credentials
+        validators = self._validators.get(_place(asked), {})
+        signed = keys.sign(replace(asked, headers={**asked.headers, **validators}))
+        try:
+            async with self._site.family.turn():
+                reply = await self._site.http.request(signed)
+        except SourceError as error:
+            error.args = tuple(keys.mask(each) if isinstance(each, str) else each for each in error.args)
+            raise
+        return replace(reply, url=keys.mask(reply.url))
+
+    def _remember(self, asked: Request, reply: Reply) -> None:
+        """By what the site can tell that nothing changed since this reply."""
+        if not self._declared.request.cache:
+            return
+        pairs = (("etag", "If-None-Match"), ("last-modified", "If-Modified-Since"))
+        place = _place(asked)
+        self._validators.pop(place, None)
+        self._validators[place] = {to: reply.headers[name] for name, to in pairs if name in reply.headers}
+        if len(self._validators) > VALIDATORS_MAX:
+            del self._validators[next(iter(self._validators))]
 
     def _told(self, names: Mapping[str, Any]) -> dict[str, Any]:
         """What a frame says of what was asked for: long lists, which are in the address already, only where needed."""
@@ -210,13 +267,18 @@ class Pages:
         if action not in REFUSALS:
             self._site.family.answered()
             return
-        begins = reply.body[:80].decode("utf-8", "replace").strip()
+        begins = self._site.credentials.mask(reply.body[:80].decode("utf-8", "replace").strip())
         why = f"{reply.url.partition('?')[0]} answered {reply.status}: {begins}"
         if action == "fail":
             raise TerminalError(why)
         if action == "retry":
             raise TransientError(why)
         raise RateLimited(why, self._site.family.refused(why))
+
+
+def _place(asked: Request) -> str:
+    """What was asked for, in one line."""
+    return f"{asked.url}?{urlencode(asked.params)}"
 
 
 def _too_many(paginate: Paginate) -> TransientError:

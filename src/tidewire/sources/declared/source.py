@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -17,6 +18,7 @@ from tidewire.sources.declared.decode import DECODERS, Decode, decoder
 from tidewire.sources.declared.expression import Expression, RowError, Rows, expression, searcher
 from tidewire.sources.declared.filters import Step, Value, text_of
 from tidewire.sources.declared.grammar import Action, Condition, Declared, Output
+from tidewire.sources.declared.hook import Hook
 from tidewire.sources.declared.recent import Recent
 from tidewire.sources.declared.select import Select, selector
 
@@ -135,6 +137,8 @@ class Source:
     select: Select
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+    folder: Path = Path()
+    hook: Hook | None = None
     recent: Recent = field(default_factory=Recent, compare=False)
 
     @property
@@ -206,6 +210,7 @@ def compile_source(declared: Declared, where: str) -> Source:
     twice = [name for name, count in Counter(each.kind.name for each in (made, *also)).items() if count > 1]
     if twice:
         raise ConfigError(f"{where}: also: {', '.join(twice)} is made twice; a file makes each type once.")
+    by_code = declared.use == "python" and not declared.select
     rules: list[tuple[Callable[[Any], Any], Action]] = []
     conditions: list[tuple[Condition, Action]] = []
     for place, rule in enumerate(declared.errors):
@@ -219,10 +224,16 @@ def compile_source(declared: Declared, where: str) -> Source:
         made=made,
         also=also,
         decode=decoder(decoding, charset, unzip=unzip),
-        select=selector(decoding, declared.select, f"{where}: select"),
+        select=_one_row if by_code else selector(decoding, declared.select, f"{where}: select"),
         rules=rules,
         conditions=conditions,
+        folder=Path(where).parent,
     )
+
+
+def _one_row(document: Any) -> list[Any]:
+    """Where only code knows what a row is."""
+    return [document]
 
 
 def _kind(said: str, where: str) -> RecordType:

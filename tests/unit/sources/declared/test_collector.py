@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from aiohttp import web
 
 from tidewire.collect import Context, Frame, SourceConfig, read
 from tidewire.errors import ConfigError, RateLimited, TerminalError
+from tidewire.records.clock import SystemClock, utc
 from tidewire.sources.declared import DeclaredApp, app_of
 from tidewire.sources.declared.outages import WHOLE
 from tidewire.sources.declared.parse import names_of
@@ -278,3 +279,45 @@ async def test_what_is_asked_for_and_not_in_the_answer_has_a_gap_until_it_is(tmp
 async def test_a_list_to_compare_with_must_be_one_that_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expect\.all_of: write a name of for_each.*valid: codes"):
         app_of(file_of(tmp_path, CODES.replace("all_of: codes", "all_of: code")))
+
+
+def fresh_text(**schedule: str) -> str:
+    said = ", ".join(f"{name}: '{value}'" for name, value in schedule.items())
+    text = LIST.replace("unique: [instrument]", "fresh: 15s").replace(
+        "request:\n", f"schedule: {{{said}}}\nrequest:\n", 1
+    )
+    return text.replace("epoch_s", "epoch_us")
+
+
+async def test_a_site_that_answers_with_what_is_old_is_silent(tmp_path: Path) -> None:
+    age_s = 60
+
+    def answer(request: web.Request) -> web.Response:
+        at = SystemClock().wall_ns() // 1_000 - age_s * 1_000_000
+        return web.json_response(page([{**stock(1), "f124": at}], 1))
+
+    text = fresh_text(between="00:00-24:00")
+    async with site(answer) as url, asking(tmp_path, url, text) as (app, here):
+        await fetched(app)
+        await fetched(app)
+        assert "old; 15s expected" in app.get("rows").status.last_error
+        age_s = 1
+        await fetched(app)
+        assert app.get("rows").status.last_error == ""
+        await here.journal.drain()
+        told = [told_by(frame) for frame in here.frames() if not frame.origin.request]
+    assert [(each["state"], each["cause"]) for each in told] == [("open", "silence"), ("unfillable", "silence")]
+    assert told[0]["event_time"] < told[0]["until_time"] - 59_000_000
+
+
+async def test_outside_its_session_a_site_need_not_be_fresh(tmp_path: Path) -> None:
+    now = utc(SystemClock().wall_ns())
+    begins, ends = now + timedelta(hours=2), now + timedelta(hours=3)
+    text = fresh_text(tz="UTC").replace("fresh: 15s", f"fresh: 15s, session: ['{begins:%H:%M}-{ends:%H:%M}']")
+    old = [{**stock(1), "f124": 1_783_409_697_000_000}]
+    async with (
+        site(lambda request: web.json_response(page(old, 1))) as url,
+        asking(tmp_path, url, text) as (app, _),
+    ):
+        await fetched(app)
+        assert app.get("rows").status.last_error == ""

@@ -189,7 +189,7 @@ async def test_one_the_site_refuses_does_not_end_the_round_but_many_do(tmp_path:
         history.spoilt = lambda symbol, begin, page: web.Response(status=401)
         with pytest.raises(TerminalError):
             await fetched(app)
-        assert len(history.asked) == 5
+        assert 5 <= len(history.asked) <= 8  # four at once
 
 
 async def test_rows_that_show_that_the_window_is_ignored_are_told_once(tmp_path: Path) -> None:
