@@ -1,7 +1,7 @@
 """A client that speaks TLS and HTTP/2 as a browser does, for sites that look at how they are spoken to.
 
-Needs the extra ``tls`` (curl_cffi). User agent, client hints and the order of headers are those of the browser whose TLS
-it is; of an identity only the kind of browser and the language count.
+Needs the extra ``tls`` (curl_cffi). User agent, client hints and the order of headers are those of the browser whose
+TLS it is; of an identity only the kind of browser and the language count.
 """
 
 from __future__ import annotations

@@ -218,9 +218,8 @@ class HttpClient:
                 if incoming.status not in asked.ok_statuses:
                     raise self._refusal(out, incoming, await self._read_refusal(incoming, out))
                 body = await self._read(incoming, out, config.body_bytes_max)
-        except SourceError as error:
-            if config.ways is not None:
-                config.ways.failed(way, str(error))
+        except TransientError as error:
+            error.elsewhere = config.ways is not None and config.ways.failed(way, str(error))
             raise
         elapsed_s = (self._clock.mono_ns() - began_ns) / _SECOND_NS
         _seconds.labels(url.authority.rpartition("@")[2]).observe(elapsed_s)

@@ -20,7 +20,7 @@ from yarl import URL
 
 from tidewire import telemetry
 from tidewire.collect.masked import safe_text, told
-from tidewire.errors import ConfigError, NotFound, RateLimited, nearest
+from tidewire.errors import ConfigError, RateLimited, nearest
 from tidewire.records.clock import Clock, Rng
 
 PROXIES_MAX = 1_000
@@ -263,12 +263,12 @@ class Proxies:
         self._pools = dict(pools or {})
 
     def get(self, name: str) -> Pool:
-        """The pool of that name; `NotFound` with the nearest valid one."""
+        """The pool of that name; `ConfigError` with the nearest valid one."""
         try:
             return self._pools[name]
         except KeyError:
             valid = ", ".join(self._pools) or "none; name one under `proxies` of the platform file"
-            raise NotFound(f"No pool of proxies {name!r}.{nearest(name, self._pools)} Valid: {valid}.") from None
+            raise ConfigError(f"no pool of proxies {name!r}.{nearest(name, self._pools)} Valid: {valid}.") from None
 
 
 def proxies_told(data: bytes, where: str) -> list[Proxy]:

@@ -97,6 +97,11 @@ class Transport(Protocol):
         ...
 
 
+def client_schemes(client: str) -> frozenset[str]:
+    """Over which kinds of proxy a client goes."""
+    return SCHEMES[client]
+
+
 Opener = Callable[[Patience], Transport]
 
 

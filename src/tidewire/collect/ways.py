@@ -62,13 +62,7 @@ class Ways:
         if choice.pool is None or way.proxy is None:
             return False
         choice.pool.failed(way.proxy, choice.family, why, least_s)
-        return self.others
-
-    @property
-    def others(self) -> bool:
-        """Whether a pool has a way left now."""
-        choice = self._choice
-        return choice.pool is not None and choice.pool.others(choice.family, choice.schemes)
+        return choice.pool.others(choice.family, choice.schemes)
 
     @property
     def status(self) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tidewire.collect import Collector, Cron, Every, Reply, Window, seconds
+from tidewire.collect import Collector, Cron, Every, Reply, Window, retry_after_s, seconds
+from tidewire.collect.family import PATIENCE
 from tidewire.errors import ParseError, RateLimited, TerminalError, TransientError
 from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.grammar import Action, Paginate
 from tidewire.sources.declared.parse import REFUSED, asked_text
 from tidewire.sources.declared.reading import share
-from tidewire.sources.declared.source import Read
+from tidewire.sources.declared.source import PLAIN, Read
 
 if TYPE_CHECKING:
     from tidewire.sources.declared.app import DeclaredApp
@@ -25,10 +26,20 @@ REFUSALS = frozenset({"retry", "back_off", "rotate", "fail"})
 
 ATTEMPTS = 3
 RETRY_S = 2.0
+TURNS = 5
+"""How many ways a page is asked for by, where a pool has as many."""
 WHOLE = "*.*"
 """The instrument of a gap in a list of the whole market."""
 
 _LEAST = ">= "
+
+
+class _Again(TransientError):
+    """Ask again, ``most`` times at most: the pause of the family, or its pace, is all the waiting there is."""
+
+    def __init__(self, said: str, most: int) -> None:
+        super().__init__(said)
+        self.most = most
 
 
 @dataclass
@@ -155,16 +166,20 @@ class DeclaredCollector(Collector):
         return found.total is None or found.raw < found.total
 
     async def _page(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: _List) -> Read:
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return await self._once(names, paging, found)
             except RateLimited:
                 raise
+            except _Again as error:
+                if attempt >= error.most:
+                    raise
             except TransientError:
-                if attempt == ATTEMPTS:
+                if attempt >= ATTEMPTS:
                     raise
                 await self.app.context.clock.sleep(RETRY_S * attempt)
-        raise AssertionError("every attempt returns or raises")
 
     async def _once(self, names: Mapping[str, Any], paging: Mapping[str, Any], found: _List) -> Read:
         asked = request(self._declared, self._texts, names, paging)
@@ -174,9 +189,12 @@ class DeclaredCollector(Collector):
         except RateLimited:
             raise
         except TransientError as error:  # a connection that is dropped is how some sites refuse
-            self._site.family.refused(str(error))
-            raise
-        action = self._source.refused(reply.status, reply.headers.get("content-type", ""))
+            if error.elsewhere:  # it was the proxy, which rests now
+                raise _Again(str(error), TURNS) from error
+            self._site.refused(str(error))
+            raise _Again(str(error), PATIENCE + 1) from error
+        kind = reply.headers.get("content-type", "")
+        action = self._source.refused(reply.status, kind) or self._source.blocked(reply.status, kind, reply.body)
         if action is not None:
             await self.keep(reply, asked=asked_text(asked.method, reply.url, {**names, REFUSED: action}))
             self._obey(action, reply)
@@ -209,7 +227,8 @@ class DeclaredCollector(Collector):
     def _obey(self, action: Action | None, reply: Reply) -> None:
         """Do what the file says about a reply; raises where nothing can be made of it."""
         if action not in REFUSALS:
-            self._site.family.answered()
+            self._site.answered()
+            self._site.ways.good(reply.way, reply.elapsed_s)
             return
         begins = reply.body[:80].decode("utf-8", "replace").strip()
         why = f"{reply.url.partition('?')[0]} answered {reply.status}: {begins}"
@@ -217,7 +236,11 @@ class DeclaredCollector(Collector):
             raise TerminalError(why)
         if action == "retry":
             raise TransientError(why)
-        raise RateLimited(why, self._site.family.refused(why))
+        least_s = retry_after_s(reply.headers, self.app.context.clock) or 0.0
+        other = self._site.ways.failed(reply.way, why, least_s)
+        if action == "rotate" and other:
+            raise _Again(why, TURNS)
+        raise RateLimited(why, self._site.refused(why, plainly=reply.status in PLAIN, least_s=least_s))
 
     def _whole(self, names: Mapping[str, Any], found: _List) -> None:
         """Compare what came with what the site, or the file, says there is."""

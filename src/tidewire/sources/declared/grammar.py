@@ -25,7 +25,10 @@ class Schedule(Section, frozen=True):
 
 
 class Asking(Section, frozen=True):
-    """What is asked for: ``get`` or ``post`` an address; ``${…}`` in any text is put in."""
+    """What is asked for: ``get`` or ``post`` an address; ``${…}`` in any text is put in.
+
+    ``client``: who asks; ``response``: of what a browser loads with a page, the one whose address has this in it.
+    """
 
     get: str = ""
     post: str = ""
@@ -35,6 +38,8 @@ class Asking(Section, frozen=True):
     json: Any = None
     body: str = ""
     timeout: str = "10s"
+    client: Literal["http", "browser_tls", "browser"] = "http"
+    response: str = ""
 
 
 class Paginate(Section, frozen=True):
@@ -61,13 +66,16 @@ class Quota(Section, frozen=True):
     """How much may be asked: ``rate`` as ``2/s`` or ``30/m``, ``concurrency`` at once.
 
     ``share`` names the family of sites that counts together: all files with the same word have one limit, the lowest
-    of theirs. ``adapt``: slower after each refusal, faster again when all is well.
+    of theirs. ``adapt``: slower after each refusal, faster again when all is well. ``jitter``: by up to this share the
+    time to the next request is longer. ``proxy`` names the pool of proxies it is asked over.
     """
 
     rate: str = "1/s"
     concurrency: Positive = 1
     share: str = ""
     adapt: bool = False
+    jitter: str = "30%"
+    proxy: str = ""
 
 
 class Condition(Section, frozen=True):

@@ -51,7 +51,8 @@ async def _asked(
         page = {"page": declared.paginate.start + at} if declared.paginate is not None else {}
         asked = request(declared, texts, {**names, **page}, paging)
         reply = await client.request(replace(asked, url=address_at(config.api.base_url, asked.url)))
-        action = source.refused(reply.status, reply.headers.get("content-type", ""))
+        kind = reply.headers.get("content-type", "")
+        action = source.refused(reply.status, kind) or source.blocked(reply.status, kind, reply.body)
         begins = reply.body[:200].decode("utf-8", "replace")
         if action is not None:
             raise TerminalError(f"{reply.url} answered {reply.status}; the file says {action}. It begins: {begins}")

@@ -95,11 +95,11 @@ async def test_a_list_that_is_short_is_a_gap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "body"),
-    [(200, "text/html", "<html>verify</html>"), (403, "application/json", "{}")],
+    ("status", "kind", "body", "does"),
+    [(200, "text/html", "<html>verify</html>", "back_off"), (403, "application/json", "{}", "rotate")],
 )
 async def test_a_refusal_is_kept_as_one_and_the_whole_family_waits(
-    tmp_path: Path, status: int, kind: str, body: str
+    tmp_path: Path, status: int, kind: str, body: str, does: str
 ) -> None:
     def answer(request: web.Request) -> web.Response:
         return web.Response(status=status, text=body, content_type=kind)
@@ -110,7 +110,7 @@ async def test_a_refusal_is_kept_as_one_and_the_whole_family_waits(
         assert app.family.of("any").paused_s > 25
         (frame,) = here.frames()
         parsed = app.make_parser(app.config, app.context.instruments).parse([frame])
-    assert names_of(frame.origin.request)["refused"] == "back_off"
+    assert names_of(frame.origin.request)["refused"] == does
     assert (len(parsed.control), parsed.parsed, parsed.unreadable) == (1, [], [])
 
 
