@@ -8,7 +8,7 @@ once is bounded. What the page loads for the eye (pictures, fonts, films) is not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class Browser:
             await self._close()
 
     @asynccontextmanager
-    async def page(self, proxy: str | None, headers: Mapping[str, str]) -> AsyncIterator[Page]:
+    async def page(self, proxy: str | None, headers: Mapping[str, str]) -> AsyncGenerator[Page]:
         """A page of its own, when there is room for it."""
         async with self._turns:
             chromium = await self._started()
@@ -122,7 +122,7 @@ class BrowserTransport:
         browser.join()
 
     @asynccontextmanager
-    async def ask(self, out: Outgoing) -> AsyncIterator[Incoming]:
+    async def ask(self, out: Outgoing) -> AsyncGenerator[Incoming]:
         """Open it, and wait for what is wanted."""
         from playwright.async_api import Error
         from playwright.async_api import TimeoutError as TooLate

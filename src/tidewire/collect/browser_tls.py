@@ -7,7 +7,7 @@ TLS it is; of an identity only the kind of browser and the language count.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, cast
 
@@ -54,7 +54,7 @@ class TlsTransport:
         self._session: AsyncSession[Response] | None = None
 
     @asynccontextmanager
-    async def ask(self, out: Outgoing) -> AsyncIterator[Incoming]:
+    async def ask(self, out: Outgoing) -> AsyncGenerator[Incoming]:
         """Send it."""
         patience = self._patience
         language = {_LANGUAGE: out.browser[_LANGUAGE]} if _LANGUAGE in out.browser else {}

@@ -9,6 +9,7 @@ sight: whatever is shown of a proxy leaves them out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,14 +73,13 @@ class Proxy:
 def proxy_of(text: str, where: str) -> Proxy:
     """``http://user:password@host:port``, or ``host:port`` for http; `ConfigError` for anything else."""
     written = text.strip()
-    try:
-        url = URL(written if "://" in written else f"http://{written}")
-        usable = url.scheme in SCHEMES and bool(url.host) and url.explicit_port is not None
-    except ValueError:
-        usable = False
-    if not usable:
+    written = written if "://" in written else f"http://{written}"
+    url = URL()
+    with contextlib.suppress(ValueError):
+        url = URL(written)
+    if url.scheme not in SCHEMES or not url.host or url.explicit_port is None:
         raise ConfigError(f"{where}: {safe_text(written)!r} is no proxy; write {', '.join(SCHEMES)}://host:port.")
-    return Proxy(str(url))
+    return Proxy(written)  # and not the parsed one, which leaves out ports that curl would guess otherwise
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -156,7 +156,7 @@ class PlainTransport:
         self._session: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
-    async def ask(self, out: Outgoing) -> AsyncIterator[Incoming]:
+    async def ask(self, out: Outgoing) -> AsyncGenerator[Incoming]:
         """Send it."""
         options, login = _proxy(out)
         asked = {name.lower() for name in out.headers}
