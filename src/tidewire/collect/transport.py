@@ -148,6 +148,34 @@ class _PlainAnswer:
         self._response.close()
 
 
+class _Line:
+    """The connection that a request got, and what aiohttp may do when it breaks.
+
+    aiohttp asks again at once when a connection breaks before the answer. Where the connection was an old one, that is
+    the ordinary race with a server that closed it; where it was new, the site hung up on us, and asking again at once
+    is what it must not see.
+    """
+
+    def __init__(self) -> None:
+        self.reused = False
+
+    async def once(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """A middleware of aiohttp, called for each of its tries."""
+        self.reused = False
+        try:
+            return await handler(request)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise TerminalError(f"{named(request.method, request.url)}: {told(error)}") from error
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            if self.reused:
+                raise
+            raise TransientError(f"{named(request.method, request.url)}: {told(error)}") from error
+
+
+async def _reused(_session: aiohttp.ClientSession, context: Any, _what: aiohttp.TraceConnectionReuseconnParams) -> None:
+    context.trace_request_ctx.reused = True
+
+
 class PlainTransport:
     """aiohttp, without cookies, redirects or its own unpacking."""
 
@@ -159,6 +187,7 @@ class PlainTransport:
     async def ask(self, out: Outgoing) -> AsyncGenerator[Incoming]:
         """Send it."""
         options, login = _proxy(out)
+        line = _Line()
         asked = {name.lower() for name in out.headers}
         browser = {name: text for name, text in out.browser.items() if name.lower() not in asked}
         try:
@@ -168,10 +197,12 @@ class PlainTransport:
                 headers={**browser, **out.headers, **login},
                 data=out.body,
                 allow_redirects=False,
+                trace_request_ctx=line,
+                middlewares=(line.once,),
                 **options,
             ) as response:
                 yield _PlainAnswer(response)
-        except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError) as error:
+        except aiohttp.InvalidURL as error:
             raise TerminalError(f"{named(out.method, out.url)}: {told(error)}") from error
         except TimeoutError as error:
             raise self._patience.late(out.method, out.url) from error
@@ -186,10 +217,13 @@ class PlainTransport:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             patience = self._patience
+            traced = aiohttp.TraceConfig()
+            traced.on_connection_reuseconn.append(_reused)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit_per_host=patience.connections),
                 timeout=aiohttp.ClientTimeout(total=patience.total_s, sock_connect=patience.connect_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[traced],
                 headers={"Accept-Encoding": "gzip, deflate"},
                 # The client unpacks bodies, in bounded steps, so that a bomb is seen before it fills the memory.
                 auto_decompress=False,
