@@ -109,6 +109,11 @@ class App(ABC):
     def check(cls, config: SourceConfig) -> None:
         """Raise `ConfigError` for a configuration that cannot work; must not touch the network."""
 
+    @classmethod
+    def pool(cls, config: SourceConfig) -> str:
+        """The name of the pool of proxies it is asked over; empty where there is none."""
+        return config.api.pool
+
     async def initialize(self) -> None:
         """Prepare collectors; an App registers its own before calling this."""
         for collector in self.list():

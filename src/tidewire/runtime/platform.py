@@ -40,7 +40,7 @@ from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.plugins import Around, Plugins, files_of
 from tidewire.runtime.quarantine import Quarantine
 from tidewire.runtime.quarantine_cases import Cases
-from tidewire.runtime.reach import families_of, pool_config
+from tidewire.runtime.reach import families_of
 from tidewire.runtime.running import Care, Sources
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
@@ -374,24 +374,22 @@ class Tidewire:
 def chosen_apps(loaded: Loaded, registry: AppRegistry) -> list[tuple[SourceConfig, type[App]]]:
     """The configured sources and their Apps, checked; `ConfigError` with the file it is about."""
     chosen: list[tuple[SourceConfig, type[App]]] = []
-    for name in loaded.config.proxies:
-        pool_config(loaded, name)
     for source, where in zip(loaded.sources, loaded.origins, strict=True):
         try:
             app = registry.get(source.source.name)
             app.check(source)
-            _check_pool(source, loaded)
+            _check_pool(app.pool(source), loaded)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         chosen.append((source, app))
     return chosen
 
 
-def _check_pool(source: SourceConfig, loaded: Loaded) -> None:
-    name, pools = source.api.pool, loaded.config.proxies
+def _check_pool(name: str, loaded: Loaded) -> None:
+    pools = loaded.config.proxies
     if name and name not in pools:
         valid = ", ".join(pools) or "none, see `proxies` of the platform file"
-        raise ConfigError(f"api.proxy: no pool {name!r}.{nearest(name, pools)} Valid: {valid}.")
+        raise ConfigError(f"proxy: no pool {name!r}.{nearest(name, pools)} Valid: {valid}.")
 
 
 def make_bus(loaded: Loaded, clock: Clock, rng: Rng) -> Bus:

@@ -86,9 +86,14 @@ class DeclaredApp(App):
         return families.of(declared.limits.share or host, clock, allowed, rng)
 
     @classmethod
+    def pool(cls, config: SourceConfig) -> str:
+        """That of the platform file, or of its own."""
+        return config.api.pool or ("" if config.api.proxy else cls.source.declared.limits.proxy)
+
+    @classmethod
     def _ways(cls, config: SourceConfig, families: Families, clock: Clock, rng: Rng) -> Ways:
         """By which ways it asks: what the platform file says of it wins over its own."""
-        name = config.api.pool or ("" if config.api.proxy else cls.source.declared.limits.proxy)
+        name = cls.pool(config)
         choice = Choice(
             cls._family(families, clock, rng).name,
             families.proxies.get(name) if name else None,
