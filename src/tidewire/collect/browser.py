@@ -57,7 +57,7 @@ class Browser:
     async def page(self, proxy: str | None, headers: Mapping[str, str]) -> AsyncGenerator[Page]:
         """A page of its own, when there is room for it."""
         async with self._turns:
-            chromium = await self._started()
+            chromium = await self.started()
             context = await chromium.new_context(locale=LOCALE, extra_http_headers=dict(headers), **_proxied(proxy))
             try:
                 await context.route("**/*", _spare)
@@ -65,7 +65,8 @@ class Browser:
             finally:
                 await _closed(context)
 
-    async def _started(self) -> Chromium:
+    async def started(self) -> Chromium:
+        """Start it if it does not run."""
         from playwright.async_api import async_playwright
 
         async with self._starting:
@@ -130,6 +131,7 @@ class BrowserTransport:
         if out.method != "GET":
             raise TerminalError(f"{named(out.method, out.url)}: a browser opens addresses, it does not {out.method}")
         try:
+            await self._browser.started()  # which may take longer than a request
             async with (
                 asyncio.timeout(self._patience.total_s),
                 self._browser.page(out.proxy, out.headers) as page,

@@ -216,7 +216,7 @@ class Pool:
 
     async def _refresh(self) -> None:
         """Read the file if it changed, or ask the address if it is time; what was known stays if that fails."""
-        if self.config.listed:
+        if not self.config.file and not self.config.url:
             return
         async with self._reading:
             if self._look_ns and self._clock.mono_ns() < self._look_ns:

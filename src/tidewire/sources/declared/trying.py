@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tidewire.collect import Api, Families, HttpClient, Reply, SourceConfig, SourceInfo
+from tidewire.collect import Api, Families, HttpClient, Proxies, Reply, SourceConfig, SourceInfo
+from tidewire.collect.proxies import Pool, PoolConfig
 from tidewire.errors import TerminalError
 from tidewire.records.clock import Clock, Rng
 from tidewire.sources.declared.app import DeclaredApp, address_at
@@ -30,7 +31,10 @@ async def try_source(
 ) -> Tried:
     """Ask for the first pages of the first thing the file asks for; ``given`` names win over it."""
     config = SourceConfig(source=SourceInfo(type="declared", name=app.name), api=Api(base_url=base_url))
-    client = app.client(config, clock, rng, Families())
+    name = app.pool(config)
+    # Whoever tries a file has no platform: it is asked without a proxy, as that is.
+    pools = {name: Pool(name, PoolConfig(direct=True), clock, rng)} if name else {}
+    client = app.client(config, clock, rng, Families(Proxies(pools)))
     try:
         return await _asked(app, client, config, pages, given)
     finally:
