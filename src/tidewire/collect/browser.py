@@ -8,6 +8,7 @@ once is bounded. What the page loads for the eye (pictures, fonts, films) is not
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 PAGES = 2
 LOCALE = "zh-CN"
 START_S = 30.0
+# Where an error of the browser names the whole address, whose query may hold keys.
+_AT = re.compile(r" at \S+")
+
 FOR_THE_EYE = frozenset({"image", "media", "font"})
 
 _log = telemetry.log("collect")
@@ -54,13 +58,13 @@ class Browser:
             await self._close()
 
     @asynccontextmanager
-    async def page(self, proxy: str | None, headers: Mapping[str, str]) -> AsyncGenerator[Page]:
-        """A page of its own, when there is room for it."""
+    async def page(self, proxy: str | None, url: URL, headers: Mapping[str, str]) -> AsyncGenerator[Page]:
+        """A page of its own, when there is room for it; ``headers`` go to the site of this address and to no other."""
         async with self._turns:
             chromium = await self.started()
-            context = await chromium.new_context(locale=LOCALE, extra_http_headers=dict(headers), **_proxied(proxy))
+            context = await chromium.new_context(locale=LOCALE, **_proxied(proxy))
             try:
-                await context.route("**/*", _spare)
+                await context.route("**/*", _Routes(url, headers).take)
                 yield await context.new_page()
             finally:
                 await _closed(context)
@@ -134,13 +138,13 @@ class BrowserTransport:
             await self._browser.started()  # which may take longer than a request
             async with (
                 asyncio.timeout(self._patience.total_s),
-                self._browser.page(out.proxy, out.headers) as page,
+                self._browser.page(out.proxy, out.url, out.headers) as page,
             ):
                 answer = await self._opened(page, out)
         except (TimeoutError, TooLate) as error:
             raise self._patience.late(out.method, out.url) from error
         except Error as error:
-            why = safe_text(error.message.partition("\n")[0])
+            why = safe_text(_AT.sub("", error.message.partition("\n")[0]))
             raise TransientError(f"{named(out.method, out.url)}: {why}") from None
         yield answer
 
@@ -150,13 +154,15 @@ class BrowserTransport:
 
     async def _opened(self, page: Page, out: Outgoing) -> _Answer:
         limit_ms = self._patience.total_s * 1e3
+        # The browser takes this header from nobody else.
+        referer = next((text for name, text in out.headers.items() if name.lower() == "referer"), None)
         if not out.wanted:
-            response = await page.goto(str(out.url), timeout=limit_ms, wait_until="load")
+            response = await page.goto(str(out.url), timeout=limit_ms, wait_until="load", referer=referer)
             if response is None:
                 raise TransientError(f"{named(out.method, out.url)}: the browser has no answer")
             return await _taken(response, page)
         async with page.expect_response(lambda response: out.wanted in response.url, timeout=limit_ms) as coming:
-            await page.goto(str(out.url), timeout=limit_ms, wait_until="commit")
+            await page.goto(str(out.url), timeout=limit_ms, wait_until="commit", referer=referer)
         return await _taken(await coming.value, None)
 
 
@@ -168,9 +174,22 @@ async def _taken(response: Response, page: Page | None) -> _Answer:
     return _Answer(response.status, headers, await response.body())
 
 
-async def _spare(route: Route) -> None:
-    """Load nothing that only the eye needs."""
-    await (route.abort() if route.request.resource_type in FOR_THE_EYE else route.continue_())
+class _Routes:
+    """What becomes of each request of a page."""
+
+    def __init__(self, url: URL, headers: Mapping[str, str]) -> None:
+        self._origin = url.origin()
+        self._headers = {name.lower(): text for name, text in headers.items()}
+
+    async def take(self, route: Route) -> None:
+        """Load nothing that only the eye needs, and tell keys to nobody but the site they are meant for."""
+        asked = route.request
+        if asked.resource_type in FOR_THE_EYE:
+            await route.abort()
+        elif self._headers and URL(asked.url).origin() == self._origin:
+            await route.continue_(headers={**asked.headers, **self._headers})
+        else:
+            await route.continue_()
 
 
 async def _closed(what: BrowserContext | Chromium) -> None:

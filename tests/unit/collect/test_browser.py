@@ -83,8 +83,9 @@ async def test_bounds_and_errors_are_those_of_any_client() -> None:
             with pytest.raises(TransientError, match="no complete answer in time"):
                 await asks.request(Request(f"{url}/", wanted="/never"))
     async with client(browser) as asks:
-        with pytest.raises(TransientError, match="ERR_CONNECTION_REFUSED"):
-            await asks.get(url)
+        with pytest.raises(TransientError, match="ERR_CONNECTION_REFUSED") as caught:
+            await asks.get(url, {"key": "hunter2"})
+        assert "hunter2" not in str(caught.value)
 
 
 async def test_one_browser_serves_all_and_ends_with_the_last() -> None:
@@ -106,3 +107,18 @@ async def test_it_goes_over_a_proxy() -> None:
         async with HttpClient(SystemClock(), SeededRng(1), over) as asks:
             assert (await asks.get(f"{url}/api/list")).body == b'{"a": 1}'
     assert relay.heads[0].startswith(f"GET {url}/api/list HTTP/1.1")
+
+
+async def test_keys_go_to_the_site_they_are_meant_for_and_to_no_other() -> None:
+    seen: dict[str, str | None] = {}
+    page = "<!doctype html><script>fetch('/own'); fetch('{other}/foreign')</script>"
+
+    def answer(request: web.Request) -> web.StreamResponse:
+        seen[request.path] = request.headers.get("X-Key")
+        text = page.format(other=other.replace("127.0.0.1", "localhost"))
+        return web.Response(text=text, content_type="text/html", headers={"Access-Control-Allow-Origin": "*"})
+
+    async with site(answer) as other, site(answer) as url, client(Browser(FOUND)) as asks:
+        await asks.request(Request(f"{url}/", headers={"X-Key": "k"}, wanted="/foreign"))
+    assert (seen["/"], seen["/foreign"]) == ("k", None)
+    assert seen.get("/own", "k") == "k"
