@@ -1,4 +1,4 @@
-"""What AKShare and efinance get from the sandbox; run as a script, with its URL: JSON of all answers on standard output.
+"""What AKShare and efinance get from the sandbox; run as a script, with its URL: JSON of all answers.
 
 Only the transport is changed: hosts stand for paths of the sandbox, and nobody sleeps.
 """

@@ -17,15 +17,19 @@ from tidewire.collect.coverage import Coverage
 from tidewire.collect.cursors import Cursors
 from tidewire.collect.family import Allowed, Families, Family
 from tidewire.collect.fill import Filler, GapLedger, Missing, OpenGap, Range, told_of
-from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
+from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request, retry_after_s
+from tidewire.collect.identity import Identities
 from tidewire.collect.parser import Ask, Outcome, Parsed, Parser, Stateful, unreadable
 from tidewire.collect.pool import Dialect, FeedPool, PoolConfig
+from tidewire.collect.proxies import Proxies, proxy_of
 from tidewire.collect.pump import Pump, PumpConfig
 from tidewire.collect.registry import AppRegistry, Found
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration
 from tidewire.collect.silence import Expected, StreamWatch
 from tidewire.collect.succession import Duty, Standing, Successions
 from tidewire.collect.timer import Overlap, Timer, TimerStatus
+from tidewire.collect.transport import check_client, client_schemes, opener
+from tidewire.collect.ways import Choice, Ways
 from tidewire.collect.ws import WsClient
 from tidewire.collect.ws_config import WsConfig, WsState
 from tidewire.journal import Frame
@@ -49,6 +53,7 @@ __all__ = [
     "ById",
     "ByPrevious",
     "Carried",
+    "Choice",
     "Collector",
     "CollectorStatus",
     "Context",
@@ -71,6 +76,7 @@ __all__ = [
     "Health",
     "HttpClient",
     "HttpConfig",
+    "Identities",
     "Known",
     "Level",
     "Limits",
@@ -83,6 +89,7 @@ __all__ = [
     "Parser",
     "Part",
     "PoolConfig",
+    "Proxies",
     "Pump",
     "PumpConfig",
     "Range",
@@ -101,16 +108,22 @@ __all__ = [
     "Timer",
     "TimerStatus",
     "Wanted",
+    "Ways",
     "Window",
     "WsClient",
     "WsConfig",
     "WsState",
+    "check_client",
     "check_history",
+    "client_schemes",
     "doubt_note",
     "history_start",
     "is_history",
+    "opener",
     "parse_duration",
+    "proxy_of",
     "read",
+    "retry_after_s",
     "seconds",
     "settings_note",
     "time_note",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from tidewire import telemetry
 from tidewire.bus import Bus, Full, Handler, Subscription
+from tidewire.collect import control
 from tidewire.collect.collector import Collector
 from tidewire.collect.config import SourceConfig
 from tidewire.collect.cursors import Cursors
@@ -23,8 +24,8 @@ from tidewire.collect.http import Reply
 from tidewire.collect.parser import Parser
 from tidewire.collect.silence import Expected
 from tidewire.collect.succession import Successions
-from tidewire.errors import BusClosed, InputError, NotFound, TerminalError, nearest
-from tidewire.journal import Journal, Origin
+from tidewire.errors import BusClosed, InputError, JournalError, NotFound, TerminalError, nearest
+from tidewire.journal import Journal, Kind, Origin
 from tidewire.records.clock import Clock, Rng, UpstreamClock
 from tidewire.records.event import notice
 from tidewire.records.instrument import InstrumentBook
@@ -139,6 +140,11 @@ class App(ABC):
     @abstractmethod
     def check(cls, config: SourceConfig) -> None:
         """Raise `ConfigError` for a configuration that cannot work; must not touch the network."""
+
+    @classmethod
+    def pool(cls, config: SourceConfig) -> str:
+        """The name of the pool of proxies it is asked over; empty where there is none."""
+        return config.api.pool
 
     async def initialize(self) -> None:
         """Prepare collectors; an App registers its own before calling this."""
@@ -259,6 +265,15 @@ class App(ABC):
     def note(self, collector: str, payload: bytes) -> None:
         """Tell the parser something through the journal, where its place among the frames is part of what it says."""
         self.context.journal.append(Origin(self.name, collector, NOTE), payload)
+
+    def write_down(self, collector: str, said: control.Noted, cursor: Mapping[str, str]) -> None:
+        """Keep something worth keeping that is no reply, and where to go on; a journal that fails is only logged."""
+        origin = Origin(self.name, collector, "")
+        moved = self.context.cursors.move(origin, cursor)
+        try:
+            self.context.journal.append(origin, control.encode(said), kind=Kind.CONTROL, cursor=moved)
+        except JournalError as error:
+            _log.warning("not written down", source=self.name, what=said.what, error=str(error))
 
     # -- events -----------------------------------------------------------------------------------------------
 

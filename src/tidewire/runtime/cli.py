@@ -118,10 +118,12 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     from tidewire.runtime.config import load
     from tidewire.runtime.platform import chosen_apps, make_bus, make_store
     from tidewire.runtime.plugins import check_files
+    from tidewire.runtime.reach import families_of
 
     loaded = load(config)
     registry = installed.registry()
     registry.discover(loaded.plugins)
+    families_of(loaded, SystemClock(), SystemRng())
     chosen_apps(loaded, registry)
     plugged = check_files(loaded.plugins, registry, loaded.places)
     for each in plugged:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
 
 from tidewire.collect import PumpConfig, Section, SourceConfig
 from tidewire.collect.config import kind_of, read, seconds
@@ -175,6 +177,32 @@ class FailoverSection(Section, frozen=True):
     retry: str = "1m"
 
 
+class PoolSection(Section, frozen=True):
+    """Where a pool's proxies come from: one of ``list``, ``file``, ``url``. ``direct``: without one if need be."""
+
+    list: Sequence[str] = ()
+    file: str = ""
+    url: str = ""
+    refresh: str = "5m"
+    timeout: str = "10s"
+    direct: bool = False
+
+
+class IdentitiesSection(Section, frozen=True):
+    """The browsers that declared sources pass for; ``list``: own ones, each as its headers."""
+
+    enabled: bool = True
+    keep: str = "1h"
+    list: Sequence[Mapping[str, str]] = ()
+
+
+class BrowserSection(Section, frozen=True):
+    """The real browser of sources that need one. ``executable`` is empty for the one that playwright installs."""
+
+    executable: str = ""
+    pages: Annotated[int, msgspec.Meta(ge=1, le=32)] = 2
+
+
 class Config(Section, frozen=True):
     """One platform. ``sources`` are source files (relative to this file) or their content."""
 
@@ -189,6 +217,9 @@ class Config(Section, frozen=True):
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
     calendars: Mapping[str, CalendarSection] = {}
+    proxies: Mapping[str, PoolSection] = {}
+    identities: IdentitiesSection = IdentitiesSection()
+    browser: BrowserSection = BrowserSection()
     plugins: str = "plugins"
     failover: Mapping[str, FailoverSection] = {}
     sources: Sequence[Any] = ()

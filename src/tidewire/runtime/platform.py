@@ -44,6 +44,7 @@ from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.plugins import Around, Plugins, files_of
 from tidewire.runtime.quarantine import Quarantine
 from tidewire.runtime.quarantine_cases import Cases
+from tidewire.runtime.reach import families_of
 from tidewire.runtime.running import Care, Sources
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
@@ -147,6 +148,7 @@ class Tidewire:
             self.instruments,
             down_since_ns,
             self.cursors,
+            families_of(self.loaded, self.clock, self.rng),
             successions=self.failover.successions,
             known=StoredValues(self.store),
             secret=os.environ.get,
@@ -398,10 +400,18 @@ def chosen_apps(loaded: Loaded, registry: AppRegistry) -> list[tuple[SourceConfi
         try:
             app = registry.get(source.source.name)
             app.check(source)
+            _check_pool(app.pool(source), loaded)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         chosen.append((source, app))
     return chosen
+
+
+def _check_pool(name: str, loaded: Loaded) -> None:
+    pools = loaded.config.proxies
+    if name and name not in pools:
+        valid = ", ".join(pools) or "none, see `proxies` of the platform file"
+        raise ConfigError(f"proxy: no pool {name!r}.{nearest(name, pools)} Valid: {valid}.")
 
 
 def make_bus(loaded: Loaded, clock: Clock, rng: Rng) -> Bus:

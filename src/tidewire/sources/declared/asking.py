@@ -21,7 +21,7 @@ NOW = "now"
 """In values of ``for_each``: when the round begins, UTC microseconds."""
 
 # Every status is looked at by the file's own rules.
-STATUSES = frozenset(range(200, 600)) - {429, 418}
+STATUSES = frozenset(range(200, 600))
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
@@ -76,7 +76,7 @@ def request(declared: Declared, texts: Templates, names: Mapping[str, Any], pagi
     url = text_of(texts.url.once(names))
     params = _texts(texts.params, names)
     if asking.get:
-        return Request(url, params | filled, headers=headers, ok_statuses=STATUSES)
+        return Request(url, params | filled, headers=headers, ok_statuses=STATUSES, wanted=asking.response)
     if texts.form or (filled and texts.body is None):
         body = urlencode(_texts(texts.form, names) | filled).encode()
         return _post(url, params, {"Content-Type": FORM} | headers, body)

@@ -44,6 +44,7 @@ class Asking(Section, frozen=True):
     """What is asked for: ``get`` or ``post`` an address; ``${…}`` in any text is put in.
 
     ``cache``: a reply that is as it was is not sent again by sites that can tell (ETag, Last-Modified).
+    ``client``: who asks; ``response``: of what a browser loads with a page, the one whose address has this in it.
     """
 
     get: str = ""
@@ -56,6 +57,8 @@ class Asking(Section, frozen=True):
     timeout: str = "10s"
     auth: Auth | None = None
     cache: bool = False
+    client: Literal["http", "browser_tls", "browser"] = "http"
+    response: str = ""
 
 
 class Paginate(Section, frozen=True):
@@ -82,13 +85,16 @@ class Quota(Section, frozen=True):
     """How much may be asked: ``rate`` as ``2/s`` or ``30/m``, ``concurrency`` at once.
 
     ``share`` names the family of sites that counts together: all files with the same word have one limit, the lowest
-    of theirs. ``adapt``: slower after each refusal, faster again when all is well.
+    of theirs. ``adapt``: slower after each refusal, faster again when all is well. ``jitter``: by up to this share the
+    time to the next request is longer. ``proxy`` names the pool of proxies it is asked over.
     """
 
     rate: str = "1/s"
     concurrency: Positive = 1
     share: str = ""
     adapt: bool = False
+    jitter: str = "30%"
+    proxy: str = ""
 
 
 class Since(Section, frozen=True):

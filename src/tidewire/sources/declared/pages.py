@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from tidewire.collect import Reply, Request
+from tidewire.collect import Reply, Request, retry_after_s
+from tidewire.collect.family import PATIENCE
 from tidewire.errors import ParseError, RateLimited, SourceError, TerminalError, TransientError
 from tidewire.sources.declared.asking import page_parameters, request, templates
 from tidewire.sources.declared.expression import searcher
 from tidewire.sources.declared.grammar import Action, Paginate
 from tidewire.sources.declared.parse import REFUSED, asked_text
 from tidewire.sources.declared.plan import plan
-from tidewire.sources.declared.source import Read
+from tidewire.sources.declared.source import PLAIN, Read
 from tidewire.sources.declared.windows import SLACK_US, Span
 
 if TYPE_CHECKING:
@@ -31,7 +32,17 @@ VALIDATORS_MAX = 1_000
 """So many addresses are asked for only if they changed, those that were last."""
 ATTEMPTS = 3
 RETRY_S = 2.0
+TURNS = 5
+"""How many ways a page is asked for by, where a pool has as many."""
 AT_LEAST = ">= "
+
+
+class _Again(TransientError):
+    """Ask again, ``most`` times at most: the pause of the family, or its pace, is all the waiting there is."""
+
+    def __init__(self, said: str, most: int) -> None:
+        super().__init__(said)
+        self.most = most
 
 
 @dataclass
@@ -78,6 +89,8 @@ class Pages:
         self._needed = frozenset[str]().union(
             *(made.names for each in self._source.all_made for _, made in each.fields.values())
         )
+        # Another source asks for the same: this one need not insist.
+        self._stood_in_for = collector.app.context.successions.of(self._source.name) is not None
         self._validators: dict[str, Mapping[str, str]] = {}
         self._rows_said = searcher(str(said), "expect.rows") if has_total else None
 
@@ -157,13 +170,17 @@ class Pages:
         return await self._asked(names, request(self._declared, self._texts, names, paging), found)
 
     async def _asked(self, names: Mapping[str, Any], asked: Request, found: Listed) -> Read:
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in itertools.count(1):
             try:
                 return await self._once(names, asked, found)
             except RateLimited:
                 raise
+            except _Again as error:
+                if attempt >= error.most:
+                    raise
             except TransientError:
-                if attempt == ATTEMPTS:
+                # Where another source stands in, that is asked now, not this one again.
+                if attempt >= ATTEMPTS or self._stood_in_for:
                     raise
                 await self._site.context.clock.sleep(RETRY_S * attempt)
         raise AssertionError("every attempt returns or raises")
@@ -175,15 +192,20 @@ class Pages:
         except RateLimited:
             raise
         except TransientError as error:  # a connection that is dropped is how some sites refuse
-            self._site.family.refused(str(error))
-            raise
+            if error.elsewhere:  # it was the proxy, which rests now
+                raise _Again(str(error), TURNS) from error
+            pause_s = self._site.refused(str(error))
+            if self._stood_in_for:
+                raise RateLimited(str(error), pause_s) from error
+            raise _Again(str(error), PATIENCE + 1) from error
         told = self._told(names)
         if reply.status == NOT_MODIFIED and self._declared.request.cache:
-            self._site.family.answered()
+            self._site.answered()
             self._collector.heard(reply.received_ns)
             found.unchanged = True
             return Read(action="skip")
-        action = self._source.refused(reply.status, reply.headers.get("content-type", ""))
+        kind = reply.headers.get("content-type", "")
+        action = self._source.refused(reply.status, kind) or self._source.blocked(reply.status, kind, reply.body)
         if action is not None:
             await self._collector.keep(reply, asked=asked_text(asked.method, reply.url, {**told, REFUSED: action}))
             self._obey(action, reply)
@@ -210,8 +232,7 @@ class Pages:
         validators = self._validators.get(_place(asked), {})
         signed = keys.sign(replace(asked, headers={**asked.headers, **validators}))
         try:
-            async with self._site.family.turn():
-                reply = await self._site.http.request(signed)
+            reply = await self._site.http.request(signed)
         except SourceError as error:
             error.args = tuple(keys.mask(each) if isinstance(each, str) else each for each in error.args)
             raise
@@ -265,7 +286,8 @@ class Pages:
     def _obey(self, action: Action | None, reply: Reply) -> None:
         """Do what the file says about a reply; raises where nothing can be made of it."""
         if action not in REFUSALS:
-            self._site.family.answered()
+            self._site.answered()
+            self._site.ways.good(reply.way, reply.elapsed_s)
             return
         begins = self._site.credentials.mask(reply.body[:80].decode("utf-8", "replace").strip())
         why = f"{reply.url.partition('?')[0]} answered {reply.status}: {begins}"
@@ -273,7 +295,11 @@ class Pages:
             raise TerminalError(why)
         if action == "retry":
             raise TransientError(why)
-        raise RateLimited(why, self._site.family.refused(why))
+        least_s = retry_after_s(reply.headers, self._site.context.clock) or 0.0
+        other = self._site.ways.failed(reply.way, why, least_s)
+        if action == "rotate" and other:
+            raise _Again(why, TURNS)
+        raise RateLimited(why, self._site.refused(why, plainly=reply.status in PLAIN, least_s=least_s))
 
 
 def _place(asked: Request) -> str:

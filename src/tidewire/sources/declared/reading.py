@@ -65,6 +65,14 @@ def load_declared(path: Path) -> Source:
         raise ConfigError(f"{where}: request: form, json and body belong to post.")
     seconds(asking.timeout, f"{where}: request.timeout")
     per_second(declared.limits.rate, f"{where}: limits.rate")
+    try:
+        share(declared.limits.jitter)
+    except InputError as error:
+        raise ConfigError(f"{where}: limits.jitter: {error}") from None
+    if asking.client == "browser" and asking.post:
+        raise ConfigError(f"{where}: request.client: a browser opens addresses; write get, or another client.")
+    if asking.response and asking.client != "browser":
+        raise ConfigError(f"{where}: request.response: only of a browser; write client: browser.")
     paginate = declared.paginate
     if paginate is not None:
         if sum(map(bool, (paginate.page, paginate.offset, paginate.cursor))) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from tidewire.errors import ConfigError, NotFound, nearest
+from tidewire.errors import ConfigError, NotFound, ParseError, nearest
 from tidewire.records.instrument import uid
 from tidewire.records.record import LINEAGE, Field, RecordType, record_type
 from tidewire.sources.declared.decode import DECODERS, Decode, decoder
@@ -28,6 +29,12 @@ ASKED = ("page", RECEIVED)
 
 REFUSALS = frozenset({403, 418, 429})
 """Statuses by which sites refuse, where the file says nothing else."""
+PLAIN = frozenset({403})
+"""Statuses after which asking again soon is hammering."""
+
+_DATA = frozenset({"json", "jsonp", "csv"})
+"""What is no page: sites that block answer it with one, and with 200."""
+_PAGE = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|script|title|meta|!--)\b", re.IGNORECASE)
 
 _LEFT_OUT = {"source", *LINEAGE} - {"public_at"}
 UID = "uid"
@@ -137,6 +144,8 @@ class Source:
     select: Select
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+    decoding: str = "json"
+    unzip: bool = False
     folder: Path = Path()
     hook: Hook | None = None
     recent: Recent = field(default_factory=Recent, compare=False)
@@ -188,8 +197,22 @@ class Source:
             if condition.content_type and content_type.startswith(condition.content_type):
                 return action
         if status in REFUSALS:
-            return "back_off"
+            return "rotate"
         return None if 200 <= status < 300 else "retry" if status >= 500 else "fail"
+
+    def blocked(self, status: int, content_type: str, body: bytes) -> Action | None:
+        """What is to be done with a good reply whose body is no data; ``None``: it may be.
+
+        A page or nothing where JSON or CSV should be is how sites refuse with 200. JSON that says it is HTML, as some
+        sites do, is taken: it need only be JSON.
+        """
+        if self.decoding not in _DATA or self.unzip or status == 204:
+            return None
+        if not body.strip() or _PAGE.match(body):
+            return "rotate"
+        if content_type.lower().startswith("text/html"):
+            return None if self.decoding != "csv" and _reads(self.decode, body) else "rotate"
+        return None
 
 
 def known_names(declared: Declared) -> tuple[str, ...]:
@@ -228,12 +251,22 @@ def compile_source(declared: Declared, where: str) -> Source:
         rules=rules,
         conditions=conditions,
         folder=Path(where).parent,
+        decoding=decoding,
+        unzip=unzip,
     )
 
 
 def _one_row(document: Any) -> list[Any]:
     """Where only code knows what a row is."""
     return [document]
+
+
+def _reads(decode: Decode, body: bytes) -> bool:
+    try:
+        decode(body)
+    except ParseError:
+        return False
+    return True
 
 
 def _kind(said: str, where: str) -> RecordType:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tidewire.collect import Api, Families, HttpClient, Reply, Secret, SourceConfig, SourceInfo
+from tidewire.collect import Api, Families, HttpClient, Proxies, Reply, Secret, SourceConfig, SourceInfo
 from tidewire.collect.app import no_secret
+from tidewire.collect.proxies import Pool, PoolConfig
 from tidewire.errors import InputError, TerminalError
 from tidewire.records.clock import Clock, Rng
 from tidewire.sources.declared.app import DeclaredApp, address_at
@@ -53,7 +54,10 @@ async def try_source(app: type[DeclaredApp], clock: Clock, rng: Rng, wish: Wish)
         raise InputError(f"--given {name}=…: its values are stored ones, so one must be given.")
     config = SourceConfig(source=SourceInfo(type="declared", name=app.name), api=Api(base_url=wish.base_url))
     keys = credentials(declared.request.auth, config.api, wish.secret, app.name)
-    client = app.client(config, clock, rng, Families())
+    name = app.pool(config)
+    # Whoever tries a file has no platform: it is asked without a proxy, as that is.
+    pools = {name: Pool(name, PoolConfig(direct=True), clock, rng)} if name else {}
+    client = app.client(config, clock, rng, Families(Proxies(pools)))
     tried = Tried(names)
     try:
         await _ask(app, client, keys, wish, tried)
@@ -83,7 +87,8 @@ async def _ask(app: type[DeclaredApp], client: HttpClient, keys: Credentials, wi
         asked = keys.sign(replace(asked, url=address_at(wish.base_url, asked.url)))
         reply = await client.request(asked)
         reply = replace(reply, url=keys.mask(reply.url), body=keys.without(reply.body))
-        action = source.refused(reply.status, reply.headers.get("content-type", ""))
+        kind = reply.headers.get("content-type", "")
+        action = source.refused(reply.status, kind) or source.blocked(reply.status, kind, reply.body)
         begins = reply.body[:200].decode("utf-8", "replace")
         if action is not None:
             raise TerminalError(f"{reply.url} answered {reply.status}; the file says {action}. It begins: {begins}")

@@ -158,11 +158,11 @@ async def test_a_list_that_is_short_is_a_gap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "body"),
-    [(200, "text/html", "<html>verify</html>"), (403, "application/json", "{}")],
+    ("status", "kind", "body", "does"),
+    [(200, "text/html", "<html>verify</html>", "back_off"), (403, "application/json", "{}", "rotate")],
 )
 async def test_a_refusal_is_kept_as_one_and_the_whole_family_waits(
-    tmp_path: Path, status: int, kind: str, body: str
+    tmp_path: Path, status: int, kind: str, body: str, does: str
 ) -> None:
     def answer(request: web.Request) -> web.Response:
         return web.Response(status=status, text=body, content_type=kind)
@@ -173,7 +173,7 @@ async def test_a_refusal_is_kept_as_one_and_the_whole_family_waits(
         assert app.family.of("any").paused_s > 25
         (frame,) = here.frames()
         parsed = app.make_parser(app.config, app.context.instruments).parse([frame])
-    assert names_of(frame.origin.request)["refused"] == "back_off"
+    assert names_of(frame.origin.request)["refused"] == does
     assert (len(parsed.control), parsed.parsed, parsed.unreadable) == (1, [], [])
 
 
@@ -321,3 +321,77 @@ async def test_outside_its_session_a_site_need_not_be_fresh(tmp_path: Path) -> N
     ):
         await fetched(app)
         assert app.get("rows").status.last_error == ""
+
+
+# -- block pages that answer 200 ------------------------------------------------------------------------------------
+
+BARE = LIST[: LIST.index("errors:")] + LIST[LIST.index("expect:") :]
+"""A file that says nothing about refusals."""
+TABLE = """
+version: 1
+source: a.table
+emits: ticker@1
+decode: csv
+request: {get: "https://a.com/prices.csv"}
+fields: {instrument: code, last: price | decimal}
+limits: {rate: 100/s, share: a.com}
+"""
+CHALLENGE = "<script>var _0x4c='cookie';document[_0x4c]='k=1';location.reload()</script>"
+LOOSE = "var _0x4c=['\\x63'];(function(){document.cookie='k=1';location.reload()})();"
+PAGES = {
+    "html": ("<!DOCTYPE html><html><title>403</title></html>", "text/html"),
+    "html that says it is json": ("\n <HTML><body>verify</body></HTML>", "application/json"),
+    "empty": ("", "application/json"),
+    "blank": (" \r\n", "text/html"),
+    "challenge": (CHALLENGE, "text/html"),
+    "challenge without a page": (LOOSE, "text/html; charset=utf-8"),
+}
+
+
+async def outcome(folder: Path, text: str, body: str, kind: str) -> tuple[DeclaredApp, Any, BaseException | None]:
+    """What a source makes of an answer with 200: the App, what its parser sees, and the error of the round."""
+    response = {"body": body.encode(), "headers": {"Content-Type": kind}}
+    async with site(lambda request: web.Response(**response)) as url, asking(folder, url, text) as (app, here):
+        error = None
+        try:
+            await fetched(app)
+        except (RateLimited, TerminalError) as raised:
+            error = raised
+        await here.journal.drain()
+        frames = [frame for frame in here.frames() if frame.origin.request]
+        return app, app.make_parser(app.config, app.context.instruments).parse(frames), error
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("text", [LIST, BARE, BARE + "decode: jsonp\n", TABLE], ids=["rules", "bare", "jsonp", "csv"])
+async def test_a_page_that_blocks_is_a_refusal_with_and_without_rules(tmp_path: Path, text: str, name: str) -> None:
+    body, kind = PAGES[name]
+    app, parsed, error = await outcome(tmp_path, text, body, kind)
+    assert isinstance(error, RateLimited)
+    assert (parsed.parsed, parsed.unreadable, parsed.filtered, len(parsed.control)) == ([], [], [], 1)
+    assert app.family.refusals == 1
+    assert app.family.of("any").paused_s > 25
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+@pytest.mark.parametrize("rule", ["", "errors: [{when: 'rc != `0`', do: back_off}]\n"], ids=["bare", "rule"])
+async def test_an_error_in_json_is_no_row(tmp_path: Path, kind: str, rule: str) -> None:
+    body = '{"rc": 9501, "message": "busy", "data": null}'
+    app, parsed, error = await outcome(tmp_path, BARE + rule, body, kind)
+    assert (parsed.parsed, parsed.unreadable, len(parsed.control)) == ([], [], 1)
+    assert isinstance(error, RateLimited) == bool(rule) == bool(app.family.refusals)
+
+
+async def test_json_that_says_it_is_html_is_data(tmp_path: Path) -> None:
+    body = msgspec.json.encode(page([FIRST], 1)).decode()
+    app, parsed, error = await outcome(tmp_path, BARE, body, "text/html; charset=utf-8")
+    assert error is None
+    assert sum(len(part.frames) for part in parsed.parsed) == 1
+    assert app.family.refusals == 0
+
+
+async def test_nothing_is_good_where_the_site_says_so(tmp_path: Path) -> None:
+    source = app_of(file_of(tmp_path, TABLE)).source
+    assert source.blocked(204, "", b"") is None
+    assert source.blocked(200, "text/csv", b"code,price\n600000.SH,1.5\n") is None
+    assert source.blocked(200, "text/html", b"code,price\n600000.SH,1.5\n") == "rotate"

@@ -11,7 +11,9 @@ from aiohttp import web
 
 from tidewire.collect import Cursors
 from tidewire.errors import RateLimited, TerminalError
+from tidewire.journal import Origin
 from tidewire.records.clock import SystemClock, utc
+from tidewire.sources.declared.app import PAUSE
 from tidewire.sources.declared.collector import ANSWERS, SINCE
 from unit.collect.kit import place
 from unit.sources.declared.test_collector import app_at, fetched, site, told_by
@@ -139,6 +141,7 @@ async def test_a_run_after_a_kill_goes_on_where_windows_were_whole(tmp_path: Pat
         async with place(tmp_path) as here:
             cursors: Cursors = here.context.cursors
             cursors.load(here.journal)
+            cursors.move(Origin(app.name, "rows", ""), {PAUSE: ""})  # which is over by then
             async with app_at(tmp_path, url, HISTORY, here.context) as app:
                 assert {symbol: until(app, symbol) for symbol in known} == known
                 await fetched(app)
