@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 from collections.abc import Coroutine
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -36,7 +35,7 @@ from tidewire.records.market import Instrument
 from tidewire.runtime import installed
 from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
-from tidewire.runtime.config import Config, Loaded
+from tidewire.runtime.config import Config, Loaded, secret
 from tidewire.runtime.failover import Failover, successions_of
 from tidewire.runtime.gaps import StoreLedger, last_rows
 from tidewire.runtime.knowing import StoredValues
@@ -151,7 +150,7 @@ class Tidewire:
             families_of(self.loaded, self.clock, self.rng),
             successions=self.failover.successions,
             known=StoredValues(self.store),
-            secret=os.environ.get,
+            secret=secret,
         )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard

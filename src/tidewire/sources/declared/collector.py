@@ -58,7 +58,7 @@ class DeclaredCollector(Collector):
         self._windows = None if since is None else windows_of(since, app.name)
         schedule = self._declared.schedule
         window = window_of(schedule)
-        said = [Window(text, schedule.tz) for text in self._declared.expect.session]
+        said = [Window(text, schedule.tz, calendar=schedule.calendar) for text in self._declared.expect.session]
         self._sessions = said or ([] if window is None else [window])
         self._outages = Outages(self, self._source.kind.name, recovers=since is not None)
         self._values: Mapping[str, Sequence[Any]] = {}
@@ -128,7 +128,10 @@ class DeclaredCollector(Collector):
             some = todo[begin : begin + at_once]
             self._goes_on_at = some[0].name
             spans = [self._span(each, now_us, newest=newest) for each in some]
-            asking = (self._ask_for(each, span, alone=len(todo) == 1) for each, span in zip(some, spans, strict=True))
+            asking = (
+                self._ask_for(each, span, alone=newest and len(todo) == 1)
+                for each, span in zip(some, spans, strict=True)
+            )
             ended: BaseException | None = None
             for each, span, came in zip(
                 some, spans, await asyncio.gather(*asking, return_exceptions=True), strict=True
@@ -301,6 +304,7 @@ class DeclaredCollector(Collector):
         if self._outages.begin(FRESH, self._newest_us, why, "silence"):
             self.report(ParseError(why), "expect.fresh")
         self._last_error = f"expect.fresh: {why}"
+        self._trouble(self._last_error)
 
     def _now_us(self) -> int:
         return self.app.context.clock.wall_ns() // 1_000
