@@ -72,3 +72,36 @@ async def site(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIter
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def socks() -> AsyncIterator[tuple[str, list[int]]]:
+    """A SOCKS5 proxy without logins, and the ports it was asked to connect to."""
+    ports: list[int] = []
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            _, methods = await reader.readexactly(2)
+            await reader.readexactly(methods)
+            writer.write(b"\x05\x00")
+            *_, kind = await reader.readexactly(4)
+            length = {1: 4, 4: 16}.get(kind) or (await reader.readexactly(1))[0]
+            await reader.readexactly(length)
+            ports.append(int.from_bytes(await reader.readexactly(2)))
+            there, back = await asyncio.open_connection("127.0.0.1", ports[-1])
+            writer.write(b"\x05\x00\x00\x01" + bytes(6))
+            await asyncio.gather(pipe(reader, back), pipe(there, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"socks5://127.0.0.1:{server.sockets[0].getsockname()[1]}", ports
+    finally:
+        server.close()

@@ -14,7 +14,7 @@ from tidewire.collect.http import HttpClient, HttpConfig, Request
 from tidewire.collect.transport import BROWSER, opener
 from tidewire.errors import TerminalError, TransientError
 from tidewire.records.clock import SeededRng, SystemClock
-from unit.collect.relay import relaying, site
+from unit.collect.relay import relaying, site, socks
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 pytestmark = pytest.mark.skipif(not FOUND, reason="no chromium or chrome on the PATH")
@@ -106,7 +106,11 @@ async def test_it_goes_over_a_proxy() -> None:
         over = replace(config(browser), proxy=relay.url)
         async with HttpClient(SystemClock(), SeededRng(1), over) as asks:
             assert (await asks.get(f"{url}/api/list")).body == b'{"a": 1}'
-    assert relay.heads[0].startswith(f"GET {url}/api/list HTTP/1.1")
+        assert relay.heads[0].startswith(f"GET {url}/api/list HTTP/1.1")
+    async with site(there.answer) as url, socks() as (at, ports):
+        async with HttpClient(SystemClock(), SeededRng(1), replace(config(browser), proxy=at)) as asks:
+            assert (await asks.get(f"{url}/api/list")).body == b'{"a": 1}'
+        assert int(url.rpartition(":")[2]) in ports
 
 
 async def test_keys_go_to_the_site_they_are_meant_for_and_to_no_other() -> None:

@@ -15,7 +15,7 @@ from tidewire.collect.transport import BROWSER_TLS, opener
 from tidewire.collect.ways import Choice, Ways
 from tidewire.errors import TerminalError, TransientError
 from tidewire.records.clock import SeededRng, SystemClock
-from unit.collect.relay import relaying, site
+from unit.collect.relay import relaying, site, socks
 from unit.collect.test_transport import server
 
 CONFIG = HttpConfig(attempts=1, trust_env=False, total_timeout_s=5, transport=opener(BROWSER_TLS))
@@ -130,6 +130,14 @@ async def test_it_goes_over_a_proxy_whose_login_nobody_sees() -> None:
             with pytest.raises(TransientError) as caught:
                 await asks.get(url)
             assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_it_goes_over_socks(scheme: str) -> None:
+    async with site(lambda _: web.Response(text="ok")) as url, socks() as (at, ports):
+        async with client(replace(CONFIG, proxy=at.replace("socks5", scheme))) as asks:
+            assert (await asks.get(url)).body == b"ok"
+        assert ports == [int(url.rpartition(":")[2])]
 
 
 async def test_the_environment_of_the_process_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
