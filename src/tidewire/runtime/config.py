@@ -261,6 +261,11 @@ def load_source(path: Path, environ: Mapping[str, str] | None = None) -> SourceC
     return _source(_mapping(path, os.environ if environ is None else environ), str(path))
 
 
+def secret(name: str) -> str | None:
+    """A key that a declared source names, of the environment."""
+    return os.environ.get(name)
+
+
 def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> SourceConfig:
     if isinstance(entry, str):
         file = path.parent / entry

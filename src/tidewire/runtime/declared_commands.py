@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidewire.errors import InputError
+from tidewire.runtime.config import secret
 from tidewire.runtime.console import JsonOpt, console, run, show_json, show_rows
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ async def _tried(file: Path, pages: int, given: Sequence[str], base_url: str) ->
         if not equals:
             raise InputError(f"--given {pair!r}: write name=value.")
         names[name] = value
-    wish = Wish(pages, names, base_url, os.environ.get)
+    wish = Wish(pages, names, base_url, secret)
     return await try_source(app_of(file), SystemClock(), SystemRng(), wish)
 
 

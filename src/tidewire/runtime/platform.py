@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 from collections.abc import Coroutine
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -35,7 +34,7 @@ from tidewire.records.market import Instrument
 from tidewire.runtime import installed
 from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
-from tidewire.runtime.config import Config, Loaded
+from tidewire.runtime.config import Config, Loaded, secret
 from tidewire.runtime.gaps import StoreLedger, last_rows
 from tidewire.runtime.knowing import StoredValues
 from tidewire.runtime.pipe import Pipe, PipeConfig
@@ -142,7 +141,7 @@ class Tidewire:
             down_since_ns,
             self.cursors,
             known=StoredValues(self.store),
-            secret=os.environ.get,
+            secret=secret,
         )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard
