@@ -74,21 +74,24 @@ class DeclaredCollector(Collector):
         self._absent: set[str] = set()
 
     async def initialize(self) -> None:
-        """One timer."""
+        """One timer; another one while what is asked for is not stored yet."""
         schedule = self._declared.schedule
         every = self.site.settings.every or schedule.every
         if schedule.cron and not every:
             when: Every | Cron = Cron(schedule.cron, schedule.tz)
         else:
             when = Every(seconds(every or "1m", "every"))
-        self.add_timer(
-            "ask",
-            when,
-            self.fetch,
-            window=Window(schedule.between, schedule.tz) if schedule.between else None,
-            jitter=share(schedule.jitter) if isinstance(when, Every) else 0.0,
-            run_at_start=True,
-        )
+        window = Window(schedule.between, schedule.tz) if schedule.between else None
+        jitter = share(schedule.jitter) if isinstance(when, Every) else 0.0
+        self.add_timer("ask", when, self.fetch, window=window, jitter=jitter, run_at_start=True)
+        if isinstance(when, Cron) and any(isinstance(each, Ref) for each in self._declared.for_each.values()):
+            # The next time of a line may be tomorrow, and what it waits for is there in a minute.
+            self.add_timer("again", Every(STORED_S), self._again, window=window)
+
+    async def _again(self) -> None:
+        """Ask now, if the last time nothing to ask for was stored."""
+        if self._waits_for:
+            await self.fetch()
 
     async def fetch(self) -> None:
         """Ask for everything once, window after window up to now. What fails is told, and the rest is asked for."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,35 @@ async def test_outside_its_session_a_site_need_not_be_fresh(tmp_path: Path) -> N
     ):
         await fetched(app)
         assert app.get("rows").status.last_error == ""
+
+
+async def test_what_is_not_stored_yet_does_not_wait_for_tomorrow(tmp_path: Path) -> None:
+    text = CODES.replace(
+        "for_each: {codes: [[000001.SZ, 000002.SZ], [000003.SZ]]}",
+        "schedule: {cron: '40 15 * * *'}\nfor_each: {codes: {ref: instrument.instrument, chunk: 10}}",
+    )
+    stored: list[str] = []
+    asked: list[str] = []
+
+    async def known(kind: str, column: str, where: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        return stored
+
+    def answer(request: web.Request) -> web.Response:
+        asked.append(request.query["secids"])
+        return web.json_response(page([{**FIRST, "f12": "000001"}], 1))
+
+    async with (
+        site(answer) as url,
+        place(tmp_path) as here,
+        app_at(tmp_path, url, text, replace(here.context, known=known)) as app,
+    ):
+        collector: Any = app.get("rows")
+        assert set(collector.timers) == {"ask", "again"}
+        await collector.fetch()
+        assert asked == []
+        stored.append("000001.SZ")
+        for _ in range(2):  # the second time nothing is waited for
+            await collector._again()
+        assert asked == ["0.000001"]
+    async with site(answer) as url, asking(tmp_path, url, CODES) as (app, _):
+        assert set(app.get("rows").timers) == {"ask"}
