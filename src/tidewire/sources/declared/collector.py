@@ -125,7 +125,10 @@ class DeclaredCollector(Collector):
             some = todo[begin : begin + at_once]
             self._goes_on_at = some[0].name
             spans = [self._span(each, now_us, newest=newest) for each in some]
-            asking = (self._ask_for(each, span, alone=len(todo) == 1) for each, span in zip(some, spans, strict=True))
+            asking = (
+                self._ask_for(each, span, alone=newest and len(todo) == 1)
+                for each, span in zip(some, spans, strict=True)
+            )
             ended: BaseException | None = None
             for each, span, came in zip(
                 some, spans, await asyncio.gather(*asking, return_exceptions=True), strict=True

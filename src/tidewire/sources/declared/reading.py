@@ -76,6 +76,10 @@ def load_declared(path: Path) -> Source:
         check_auth(asking.auth, f"{where}: request.auth")
     if asking.cache and asking.post:
         raise ConfigError(f"{where}: request.cache: only what is asked for with get can be told to be as it was.")
+    if asking.cache and declared.paginate is not None:
+        raise ConfigError(
+            f"{where}: request.cache: a page that is as it was says nothing about the others; leave it out."
+        )
     if declared.since is not None:
         windows_of(declared.since, where)
     for place, case in enumerate(declared.tests):

@@ -18,8 +18,8 @@ from tidewire.sources.declared.auth import HIDDEN, credentials
 from tidewire.sources.declared.grammar import Auth
 from tidewire.sources.declared.trying import Wish, try_source
 from unit.collect.kit import place
-from unit.sources.declared.samples import LIST, file_of
-from unit.sources.declared.test_collector import app_at, fetched, listed, site
+from unit.sources.declared.samples import LIST, file_of, page
+from unit.sources.declared.test_collector import app_at, fetched, listed, site, stock
 
 KEY = "s3cr/t+key with=all"
 VARIABLES = {"SITE_KEY": KEY, "SITE_USER": "me"}
@@ -110,33 +110,39 @@ def test_what_cannot_be_meant_is_told_without_the_key(tmp_path: Path, auth: str,
     assert "abc" not in str(error.value)
 
 
+PAGES = "paginate: {page: pn, start: 1, size: {pz: 100}, total: data.total, parallel: 2, max: 100}\n"
+
+
 async def test_a_reply_that_is_as_it_was_is_not_sent_again(tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = []
     version = 1
 
     def answer(request: web.Request) -> web.Response:
         asked.append({name: request.headers.get(name) for name in ("If-None-Match", "If-Modified-Since")})
-        tag = f'"{version}-{request.query["pn"]}"'
+        tag = f'"{version}"'
         if request.headers.get("If-None-Match") == tag:
             return web.Response(status=304)
-        reply = listed(request)
-        reply.headers["ETag"] = tag
-        return reply
+        return web.json_response(page([stock(1), stock(2)], 2), headers={"ETag": tag})
 
-    text = LIST.replace("request:\n", "request:\n  cache: true\n")
+    text = LIST.replace("request:\n", "request:\n  cache: true\n").replace(PAGES, "")
     async with site(answer) as url, place(tmp_path) as here, app_at(tmp_path, url, text, here.context) as app:
         await fetched(app)
-        kept = len(here.frames())
         await fetched(app)
-        assert len(here.frames()) == kept == 3
-        assert asked[3:] == [{"If-None-Match": '"1-1"', "If-Modified-Since": None}]
+        assert len(here.frames()) == 1
+        assert [each["If-None-Match"] for each in asked] == [None, '"1"']
         assert app.health().problems == ()
         version = 2
         await fetched(app)
-        assert len(here.frames()) == 2 * kept
+        assert len(here.frames()) == 2
 
 
-def test_only_what_is_got_can_be_as_it_was(tmp_path: Path) -> None:
-    text = LIST.replace("  get:", "  cache: true\n  post:")
-    with pytest.raises(ConfigError, match="only what is asked for with get"):
-        load_declared(file_of(tmp_path, text))
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  get:", "  cache: true\n  post:", "only what is asked for with get"),
+        ("  get:", "  cache: true\n  get:", "a page that"),
+    ],
+)
+def test_what_cannot_be_as_it_was(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_declared(file_of(tmp_path, LIST.replace(old, new)))
