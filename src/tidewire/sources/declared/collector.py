@@ -76,24 +76,27 @@ class DeclaredCollector(Collector):
         self._absent: set[str] = set()
 
     async def initialize(self) -> None:
-        """One timer."""
+        """One timer; another one while what is asked for is not stored yet."""
         schedule = self._declared.schedule
         every = self.site.settings.every or schedule.every
         if schedule.cron and not every:
             when: Every | Cron = Cron(schedule.cron, schedule.tz)
         else:
             when = Every(seconds(every or "1m", "every"))
-        timer = self.add_timer(
-            "ask",
-            when,
-            self.in_turn(self.fetch),
-            window=window_of(schedule),
-            jitter=share(schedule.jitter) if isinstance(when, Every) else 0.0,
-            run_at_start=True,
-        )
+        window = window_of(schedule)
+        jitter = share(schedule.jitter) if isinstance(when, Every) else 0.0
+        timer = self.add_timer("ask", when, self.in_turn(self.fetch), window=window, jitter=jitter, run_at_start=True)
         succession = self.app.context.successions.of(self.app.name)
         if succession is not None:
             succession.wait(self.app.name, timer.trigger_if_open)
+        if isinstance(when, Cron) and any(isinstance(each, Ref) for each in self._declared.for_each.values()):
+            # The next time of a line may be tomorrow, and what it waits for is there in a minute.
+            self.add_timer("again", Every(STORED_S), self._again, window=window)
+
+    async def _again(self) -> None:
+        """Ask now, if the last time nothing to ask for was stored."""
+        if self._waits_for:
+            await self.fetch()
 
     async def fetch(self) -> None:
         """Ask for everything once, window after window up to now. What fails is told, and the rest is asked for."""

@@ -28,6 +28,8 @@ Value = Any
 MISSING = frozenset({"", "-", "--", "—", "N/A", "null", "None"})
 """How sites write that there is no number."""
 
+_NOT_ZERO = "123456789"
+
 SHANGHAI = "Asia/Shanghai"
 
 _TAG = re.compile(r"<[^>]*>")
@@ -207,18 +209,24 @@ def levels(place: str, power: str = "0") -> Step:
     """
     if place not in ("0", "1"):
         raise ValueError("write 0 for prices or 1 for sizes")
-    times_ten = scale(power)
+    scaled = scale(power) if power != "0" else text_of
 
     def step(value: Value) -> Value:
         if not isinstance(value, list) or len(value) % 2:
             raise TypeError(f"{text_of(value)[:40]!r} is not a list of prices and sizes in turn")
-        texts = ["-" if each is None else text_of(each).strip() for each in value]
-        there = [at for at in range(0, len(texts), 2) if texts[at] not in MISSING and texts[at].strip("0.")]
+        there = [at for at in range(0, len(value), 2) if _is_price(value[at])]
         if place == "0":
-            return [texts[at] for at in there]
-        return [text_of(times_ten(texts[at + 1])) for at in there]
+            return [text_of(value[at]) for at in there]
+        return [text_of(scaled(value[at + 1])) for at in there]
 
     return step
+
+
+def _is_price(value: Value) -> bool:
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if text[:1] in _NOT_ZERO:  # almost all are, and a book of five levels has ten
+        return bool(text)
+    return text.strip() not in MISSING and bool(text.strip(" 0."))
 
 
 @_pair

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -395,3 +396,35 @@ async def test_nothing_is_good_where_the_site_says_so(tmp_path: Path) -> None:
     assert source.blocked(204, "", b"") is None
     assert source.blocked(200, "text/csv", b"code,price\n600000.SH,1.5\n") is None
     assert source.blocked(200, "text/html", b"code,price\n600000.SH,1.5\n") == "rotate"
+
+
+async def test_what_is_not_stored_yet_does_not_wait_for_tomorrow(tmp_path: Path) -> None:
+    text = CODES.replace(
+        "for_each: {codes: [[000001.SZ, 000002.SZ], [000003.SZ]]}",
+        "schedule: {cron: '40 15 * * *'}\nfor_each: {codes: {ref: instrument.instrument, chunk: 10}}",
+    )
+    stored: list[str] = []
+    asked: list[str] = []
+
+    async def known(kind: str, column: str, where: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        return stored
+
+    def answer(request: web.Request) -> web.Response:
+        asked.append(request.query["secids"])
+        return web.json_response(page([{**FIRST, "f12": "000001"}], 1))
+
+    async with (
+        site(answer) as url,
+        place(tmp_path) as here,
+        app_at(tmp_path, url, text, replace(here.context, known=known)) as app,
+    ):
+        collector: Any = app.get("rows")
+        assert set(collector.timers) == {"ask", "again"}
+        await collector.fetch()
+        assert asked == []
+        stored.append("000001.SZ")
+        for _ in range(2):  # the second time nothing is waited for
+            await collector._again()
+        assert asked == ["0.000001"]
+    async with site(answer) as url, asking(tmp_path, url, CODES) as (app, _):
+        assert set(app.get("rows").timers) == {"ask"}
