@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 
@@ -32,7 +34,7 @@ async def test_the_whole_market_is_what_is_true(sites, truth):
     assert total == len(rows) == 120
     codes = [row["f12"] for row in rows]
     assert codes == sorted(codes)
-    true = {row["code"]: row for key, row in (await truth(place)).items() if key not in ("SH000001",)}
+    true = {row["code"]: row for key, row in (await truth(place)).items() if key != "SH000001"}
     names = {"f2": "last", "f15": "high", "f16": "low", "f17": "open", "f6": "amount"}
     for row in rows:
         fact = true[row["f12"]]
@@ -126,7 +128,7 @@ async def test_days_weeks_and_months(sites, truth):
     assert [float(bars[-1][at]) for at in (1, 2, 3, 4)] == [true[name] for name in ("open", "last", "high", "low")]
     assert float(bars[-1][6]) == true["amount"]
     assert bars[0][0] >= "2026-11-02"
-    for before, bar in zip(bars, bars[1:], strict=False):
+    for before, bar in itertools.pairwise(bars):
         assert float(bar[9]) == pytest.approx(float(bar[2]) - float(before[2]), abs=0.001)
     month = await ask(place, path, secid="1.600519", klt=103, fqt=0, beg=20261101, end=20261130)
     (line,) = month["data"]["klines"]
