@@ -1,4 +1,4 @@
-"""What AKShare and efinance get from the sandbox; run as a script, with its URL: JSON of all answers.
+"""What AKShare and efinance get from the sandbox; a script that takes its URL and writes every answer as JSON.
 
 Only the transport is changed: hosts stand for paths of the sandbox, and nobody sleeps.
 """
@@ -68,7 +68,11 @@ def main(base: str) -> None:
         "ef_history": lambda: efinance.stock.get_quote_history("600519", **history),
         "ef_minutes": lambda: efinance.stock.get_quote_history("600519", klt=1, fqt=0, use_id_cache=False),
     }
-    answers = {name: ask().astype(str).to_dict(orient="list") for name, ask in asked.items()}
+    frames = {name: ask() for name, ask in asked.items()}
+    answers = {
+        name: {word: [str(value) for value in column] for word, column in frame.items()}
+        for name, frame in frames.items()
+    }
     json.dump(answers, sys.stdout, ensure_ascii=False)
 
 

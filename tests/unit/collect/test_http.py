@@ -18,7 +18,7 @@ from tidewire.collect import http, unpack
 from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
 from tidewire.errors import InputError, RateLimited, TerminalError, TransientError
-from tidewire.records.clock import ManualClock, SeededRng, SystemClock
+from tidewire.records.clock import ManualClock, SeededRng, SystemClock, UpstreamClock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 QUICK = HttpConfig(backoff_s=0.001, backoff_s_max=0.002, total_timeout_s=5, trust_env=False)
@@ -94,6 +94,23 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - conditions of real sockets have no event
             await asyncio.sleep(0)
+
+
+async def test_an_upstream_says_its_time_and_whether_it_runs() -> None:
+    told = str(5 * 10**18)
+    answers = (
+        says(b"a", X_Tidewire_Time=told, X_Tidewire_Speed="1e9"),  # no speed we understand: it stands
+        says(b"b", X_Tidewire_Time=told),
+        says(b"c", X_Tidewire_Time=told, X_Tidewire_Speed="2.5"),
+    )
+    clock = UpstreamClock()
+    async with serving(*answers) as upstream, client(replace(QUICK, clock=clock)) as asks:
+        for _ in range(2):
+            await asks.get(upstream.url)
+            assert clock.wall_ns() == clock.wall_ns() == int(told)
+        await asks.get(upstream.url)
+        since = clock.wall_ns()
+        await until(lambda: clock.wall_ns() > since > int(told))
 
 
 async def test_a_reply_holds_what_came() -> None:

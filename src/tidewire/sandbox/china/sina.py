@@ -40,7 +40,6 @@ class Sina(Site):
 
     def __init__(self, market: ChinaMarket, clock: Clock) -> None:
         super().__init__("sina", market, clock)
-        self._shown: Quotes | None = None
         self._lines: list[str] = []
         self._replies: list[bytes] = []
         self._sockets: set[web.WebSocketResponse] = set()

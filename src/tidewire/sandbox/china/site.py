@@ -48,6 +48,7 @@ class Site:
     def set_faults(self, faults: SiteFaults, seed: int, slow_body: int) -> None:
         """New switches; windows are counted, and quotes stand still, from now."""
         self.faults = faults
+        self._shown: Quotes | None = None  # what was made of quotes was made under the old switches
         self._slow_body = slow_body
         self._set_ns = self._clock.mono_ns()
         self._frozen = self.market.moment() if faults.stale else None

@@ -49,7 +49,6 @@ class Tencent(Site):
 
     def __init__(self, market: ChinaMarket, clock: Clock) -> None:
         super().__init__("tencent", market, clock)
-        self._shown: Quotes | None = None
         self._replies: list[bytes] = []
         self._still = _still_fields(market.listing)
 
