@@ -187,8 +187,10 @@ def in_session(second: pl.Expr) -> pl.Expr:
 
 def since_open(second: pl.Expr) -> pl.Expr:
     """Seconds since the half of the session began that a local second of the day lies in."""
-    return pl.when(second < _second(AFTERNOON[0])).then(second - _second(MORNING[0])).otherwise(
-        second - _second(AFTERNOON[0])
+    return (
+        pl.when(second < _second(AFTERNOON[0]))
+        .then(second - _second(MORNING[0]))
+        .otherwise(second - _second(AFTERNOON[0]))
     )
 
 

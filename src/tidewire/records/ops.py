@@ -76,9 +76,7 @@ class Finding(Record):
     record_type = Text("Record type of the row.", key=True, example="ticker")
     row = Count("Place of the row inside its frame.", key=True)
     rule = Text("Name of the check, see docs/data-model.md.", key=True, example="vwap")
-    instrument = Text(
-        "Instrument of the row; null where many are meant together.", nullable=True, example="600000.SH"
-    )
+    instrument = Text("Instrument of the row; null where many are meant together.", nullable=True, example="600000.SH")
     severity = Text("What became of the rows: stored all the same, or quarantined.", choices=SEVERITIES)
     observed = Text("What was found.", nullable=True, example="vwap 941.2")
     expected = Text("What was expected.", nullable=True, example="8.66 to 8.82")

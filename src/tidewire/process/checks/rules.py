@@ -114,7 +114,9 @@ RULES: tuple[Rule, ...] = (
         own=False,
         numbers={"price": 0.01, "closed": 0.001, "seconds": 3.0, "factor": 10.0},
     ),
-    Rule("kline.session", "flag", "a bar outside the session, in the lunch break or off the grid", since=date(2000, 1, 1)),
+    Rule(
+        "kline.session", "flag", "a bar outside the session, in the lunch break or off the grid", since=date(2000, 1, 1)
+    ),
     Rule(
         "kline.jump",
         "flag",
@@ -129,7 +131,13 @@ RULES: tuple[Rule, ...] = (
         own=False,
         numbers={"jump": 0.05, "back": 0.005},
     ),
-    Rule("kline.frozen", "flag", "so many bars in a row with the same prices and volume", own=False, numbers={"bars": 5.0}),
+    Rule(
+        "kline.frozen",
+        "flag",
+        "so many bars in a row with the same prices and volume",
+        own=False,
+        numbers={"bars": 5.0},
+    ),
     Rule(
         "kline.sources",
         "flag",
@@ -170,7 +178,9 @@ def read_checks(section: Mapping[str, Any], where: str = "checks") -> CheckConfi
             continue
         rule = rules.get(name)
         if rule is None:
-            raise ConfigError(f"{where}: no check {name!r}.{nearest(name, _BY_NAME)} Valid: shown, {', '.join(_BY_NAME)}.")
+            raise ConfigError(
+                f"{where}: no check {name!r}.{nearest(name, _BY_NAME)} Valid: shown, {', '.join(_BY_NAME)}."
+            )
         changed = _changed(rule, said, at)
         if changed is None:
             del rules[name]
