@@ -88,8 +88,9 @@ class Batch:
 
     ``rows``: good rows, in the order of (frame, ordinal). ``forming``: rows that are not final yet; for the bus and
     the cache, never stored. ``rejected``: `Quarantined` rows, decisions about earlier ones among them. ``gaps``: `Gap`
-    rows. ``findings``: `Finding` rows. ``fates``: counts so far; one may be negative, where a row's fate moves to another. ``connections``: for
-    freshly parsed batches, which connection each row came over (same height as ``rows``); null: a decision's.
+    rows. ``findings``: `Finding` rows. ``fates``: counts so far; one may be negative, where a row's fate moves to
+    another. ``connections``: for freshly parsed batches, which connection each row came over (same height as
+    ``rows``); null: a decision's.
     """
 
     type: RecordType

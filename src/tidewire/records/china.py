@@ -4,10 +4,10 @@ To change a rule, add a row to `LIMITS` with the day from which it holds; nothin
 known of an instrument (its name, since when it is listed) makes a limit wider, never narrower: a limit that is told
 here is one that no trade of that day can have passed.
 
-Sources: the exchanges' trading rules and their notices (上海证券交易所交易规则, 深圳证券交易所交易规则, 北京证券交易所交易规则
-and the special provisions for STAR 2019, ChiNext 2020, the registration reform of the main boards 2023-04-10, risk
-warning stocks 2026-07-06). For the last one two public issue threads of trading tools (akfamily/akquant 249,
-simonlin1212/TradingAgents-astock 85) were read in place of the notice itself; both name the same day.
+Sources: the trading rules of the three exchanges (交易规则) and their special provisions for STAR, ChiNext, the
+registration reform of the main boards (2023-04-10) and risk warning stocks (2026-07-06). Of the last the notice
+itself was not at hand; two public threads of trading tools (akfamily/akquant 249, simonlin1212/TradingAgents-astock 85)
+name the same day.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _CODES: tuple[tuple[str, Board], ...] = (
     (r"(4|8)\d{5}\.BJ", "bse"),
     (r"92\d{4}\.BJ", "bse"),
 )
-_BOARDS = tuple((re.compile(pattern), board) for pattern, board in _CODES)
+_BOARDS: tuple[tuple[re.Pattern[str], Board], ...] = tuple((re.compile(pattern), board) for pattern, board in _CODES)
 _VENUES = (".SH", ".SZ", ".BJ")
 
 
@@ -59,7 +59,10 @@ def board(instrument: str | None) -> Board | None:
     """The board of a canonical id (``600000.SH`` → ``main``); ``None`` for anything not of these exchanges."""
     if instrument is None or not instrument.endswith(_VENUES):
         return None
-    return next((name for pattern, name in _BOARDS if pattern.fullmatch(instrument)), "other")
+    for pattern, name in _BOARDS:
+        if pattern.fullmatch(instrument):
+            return name
+    return "other"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tidewire.collect.document import read_document
 from tidewire.errors import ConfigError
 from tidewire.journal import Durability, JournalConfig
 from tidewire.process.breaker import BreakerConfig
+from tidewire.process.checks import CheckConfig, read_checks
 
 DEFAULT_FILE = "tidewire.yaml"
 _NO_FILE = "Give the path of a configuration, or begin with `tidewire demo`; docs/configuration.md shows one to copy."
@@ -167,6 +168,7 @@ class Config(Section, frozen=True):
     clock: Literal["system", "upstream"] = "system"
     journal: JournalSection = JournalSection()
     pipe: PipeSection = PipeSection()
+    checks: Mapping[str, Any] = {}
     gaps: GapsSection = GapsSection()
     bus: BusSection = BusSection()
     store: StoreSection = StoreSection()
@@ -196,6 +198,10 @@ class Config(Section, frozen=True):
         """The pump's own configuration."""
         section = self.pipe
         return PumpConfig(parse_ms=section.parse_ms, parse_frames=section.parse_frames, unheard_ms=section.unheard_ms)
+
+    def check_config(self) -> CheckConfig:
+        """The checks that run; `ConfigError` for names and numbers that are none."""
+        return read_checks(self.checks)
 
     def breaker_config(self) -> BreakerConfig:
         """The circuit breaker's own configuration."""

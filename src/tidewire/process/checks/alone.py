@@ -1,7 +1,7 @@
 """Checks that look at a row, or at the rows of one frame, alone.
 
-Rows are prepared once a batch: prices as floats (a check compares, it does not reckon), the board of the code, the local
-day and second. All rules of a type are then one expression set; what each found is looked at for rows that fail only.
+Rows are prepared once a batch: prices as floats (a check compares, it does not reckon), the board of the code, the
+local day and second. All rules of a type are then one expression set; what each found is looked at for rows that fail.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EPSILON = 1e-9
 _INTRADAY = {name: seconds for name, seconds in INTERVALS.items() if 60 <= seconds <= 7_200}
 
 Found = pl.DataFrame
-"""Rows that a rule found: the columns of `PLACE`, ``rule``, ``observed``, ``expected``, ``detail`` (text), ``count``."""
+"""Rows that a rule found: `PLACE`, ``rule``, ``observed``, ``expected`` and ``detail`` (text), ``count``."""
 
 FOUND: Mapping[str, pl.DataType] = {
     "source": pl.String(),
@@ -67,12 +67,12 @@ def told(
 
 def boards(instruments: Iterable[str | None]) -> list[china.Board | None] | None:
     """The board of each instrument; ``None`` when none is of these exchanges, as in almost every batch of others."""
-    found = list(map(china.board, instruments))
+    found: list[china.Board | None] = list(map(china.board, instruments))
     return found if any(found) else None
 
 
 def prepare(kind: str, rows: pl.DataFrame, found: Sequence[str | None]) -> pl.DataFrame:
-    """Rows of these exchanges, with ``place`` (their row in the batch), numbers as floats, board, tick, day and second."""
+    """Rows of these exchanges, with ``place`` (row in the batch), numbers as floats, board, tick, day and second."""
     known = pl.Series("board", found, dtype=pl.String)
     frame = rows.select(*PLACE, *_KEPT[kind], *(pl.col(name).cast(pl.Float64) for name in _NUMBERS[kind])).with_columns(
         known, place=pl.int_range(pl.len(), dtype=pl.Int64)
@@ -214,6 +214,6 @@ def _session(kind: str, rule: Rule) -> Test:
     second = pl.col("second")
     inside = china.in_session(second) & (china.since_open(second) % step == 0)
     weekend = pl.col("day").dt.weekday() > 5
-    fails = (weekend & pl.col("interval").is_in(["1d", *_INTRADAY])) | ~inside.fill_null(value=True)
+    fails = (weekend & pl.col("interval").is_in(["1d", *_INTRADAY])) | (step.is_not_null() & ~inside)
     observed = pl.format("a bar of {} at {}", "interval", pl.col("open_time").dt.offset_by("8h").dt.strftime("%F %T"))
     return Test(rule, fails, observed, pl.lit("09:30 to 11:30, 13:00 to 15:00 on weekdays, on the grid"))

@@ -25,7 +25,7 @@ class Looked:
 
     rows: pl.DataFrame
     prepared: pl.DataFrame
-    found: list[Found] = field(default_factory=list[Found])
+    found: list[Found] = field(default_factory=list[pl.DataFrame])
     reasons: Mapping[int, Mapping[str, str]] = field(default_factory=dict[int, dict[str, str]])
     """By place in ``rows``: the names of the rules that reject it, and what was observed."""
 
@@ -69,7 +69,7 @@ class Checker:
             one = told(bad, test.rule, test.observed, test.expected)
             looked.append(one)
             for place, observed, expected in zip(bad["place"], one["observed"], one["expected"], strict=True):
-                reasons.setdefault(place, {})[test.rule.short] = f"{observed}, expected {expected}"
+                reasons.setdefault(int(place), {})[test.rule.short] = f"{observed}, expected {expected}"
         return Looked(rows, prepared, looked, reasons)
 
     def flags(self, journal: str, kind: RecordType, looked: Looked, good: pl.DataFrame) -> pl.DataFrame | None:

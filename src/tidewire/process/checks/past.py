@@ -80,7 +80,7 @@ class Chains:
         return total
 
     def since_break(self, begin: Ints, breaks: Flags) -> Ints:
-        """For each row: the length of its stretch up to it; one begins with a break, or a chain (there with ``begin``)."""
+        """For each row: the length of its stretch so far; one begins with a break, or a chain (there at ``begin``)."""
         ordered = breaks[self.order] | self.begins
         start = np.maximum.accumulate(np.where(ordered, np.arange(len(ordered)), 0))
         first = np.where(self.begins, begin[self.order], 1)[start]

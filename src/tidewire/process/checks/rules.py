@@ -1,7 +1,7 @@
 """The checks beside the rules of the record types: what each is called, how severe it is, what its numbers are.
 
-A rule of a record type says what a row must be anywhere; a check says what it must be on a market whose rules are known,
-beside its neighbours, or beside what another source says. The table is what a configuration may change.
+A rule of a record type says what a row must be anywhere; a check says what it must be on a market whose rules are
+known, beside its neighbours, or beside what another source says. The table is what a configuration may change.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ RULES: tuple[Rule, ...] = (
         "ticker.sources",
         "flag",
         "two sources differ: close before by more than a tick, price by more than `price` in rows at most so many "
-        "seconds apart, after the close volume, amount or price by more than `closed`; volume at any time by the factor",
+        "seconds apart; after the close price, volume or amount by more than `closed`; volume ever by the factor",
         own=False,
         numbers={"price": 0.01, "closed": 0.001, "seconds": 3.0, "factor": 10.0},
     ),

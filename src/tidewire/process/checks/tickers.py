@@ -91,20 +91,20 @@ def _fewer(rule: Rule, row: pl.DataFrame, counts: tuple[int, int], since_s: int)
 
 
 def _by_neighbours(rules: Mapping[str, Rule], rows: pl.DataFrame, names: Mapping[str, str]) -> Iterator[Found]:
-    """What the rows before in each series show: all rules are asked at once, and looked into where they find something."""
-    made: Mapping[str, tuple[Callable[[Rule], pl.Expr], Callable[[Rule, pl.DataFrame], Found]]] = {
-        "limit": (_far, lambda rule, some: _limit(rule, some, names)),
-        "pre_close": (_other_close, _pre_close),
-        "spike": (_spiked, lambda rule, some: spikes(rule, some, "last")),
-        "frozen": (_still, lambda rule, _: _frozen(rule, rows)),
+    """What the rows before in each series show: all rules are asked at once, and told where they find something."""
+    tell: dict[str, Callable[[Rule, pl.DataFrame], Found]] = {
+        "limit": lambda rule, some: _limit(rule, some, names),
+        "pre_close": _pre_close,
+        "spike": lambda rule, some: spikes(rule, some, "last"),
+        "frozen": lambda rule, _: _frozen(rule, rows),
     }
-    asked = [(rule, *made[short]) for short, rule in rules.items() if short in made]
+    asked = [(rule, _FAILS[short](rule)) for short, rule in rules.items() if short in tell]
     if not asked or rows.is_empty():
         return
-    verdicts = rows.select(fails(rule).sum().alias(rule.short) for rule, fails, _ in asked).row(0)
-    for (rule, fails, tell), count in zip(asked, verdicts, strict=True):
+    verdicts = rows.select(fails.sum().alias(rule.short) for rule, fails in asked).row(0)
+    for (rule, fails), count in zip(asked, verdicts, strict=True):
         if count and (rule.short != "frozen" or count >= rule.numbers["least"] * rule.numbers["share"]):
-            found = tell(rule, rows.filter(fails(rule)))
+            found = tell[rule.short](rule, rows.filter(fails))
             if found.height:
                 yield found
 
@@ -193,6 +193,15 @@ def _comparable(rule: Rule) -> pl.Expr:
 def _still(rule: Rule) -> pl.Expr:
     same = pl.all_horizontal(pl.col(name) == pl.col(f"{name}_1") for name in ("last", "volume"))
     return _comparable(rule) & same
+
+
+_FAILS: Mapping[str, Callable[[Rule], pl.Expr]] = {
+    "limit": _far,
+    "pre_close": _other_close,
+    "spike": _spiked,
+    "frozen": _still,
+}
+"""What a row looks like that a rule has something to say about."""
 
 
 def _frozen(rule: Rule, rows: pl.DataFrame) -> Found:
