@@ -142,7 +142,7 @@ class Tidewire:
         self.plugins.begin(code)
         cases = Cases(self.store, FramesAnywhere(self.journal, config, data), self.clock)
         self.quarantine = Quarantine(
-            cases, self.journal, self.clock, self._parsers, self.pipe.stored, loaded.config.check_config()
+            cases, self.journal, self.clock, self._parsers, self.pipe.stored, config.check_config()
         )
         self._spawn("pipe", self.pipe.run())
         if self.collect:

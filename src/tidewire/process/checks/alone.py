@@ -67,7 +67,7 @@ def told(
 
 def boards(instruments: Iterable[str | None]) -> list[china.Board | None] | None:
     """The board of each instrument; ``None`` when none is of these exchanges, as in almost every batch of others."""
-    found: list[china.Board | None] = list(map(china.board, instruments))
+    found: list[china.Board | None] = [china.board(one) for one in instruments]
     return found if any(found) else None
 
 

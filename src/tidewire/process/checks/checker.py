@@ -51,8 +51,9 @@ class Checker:
     def learn(self, rows: pl.DataFrame) -> None:
         """Names of instruments, from `Instrument` rows: they tell risk warnings and new listings."""
         for instrument, name in rows.select("instrument", "name").iter_rows():
-            known = name is not None and china.board(instrument) is not None
-            if known and (instrument in self._names or len(self._names) < MAX_NAMES):
+            if name is None or china.board(instrument) is None:
+                continue
+            if instrument in self._names or len(self._names) < MAX_NAMES:
                 self._names[instrument] = name
 
     def look(self, kind: RecordType, rows: pl.DataFrame) -> Looked | None:
