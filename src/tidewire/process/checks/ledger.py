@@ -54,27 +54,15 @@ class Ledger:
 
         ``rules`` by short name say how severe each is.
         """
-        made = list(self._rest_of(journal, kind, rules, rows)) if self._waiting(kind) else []
+        made: list[dict[str, Any]] = []
         if found.height:
             made += self._shown_of(journal, kind, rules, rows, found)
+        for key, minute in self._minutes.items():
+            if key[1] == kind and minute.rest:
+                made += _rest_of(journal, key, rules, minute, rows)
         if not made:
             return None
         return findings(made).sort("frame", "ordinal", "rule", "event_time", maintain_order=True)
-
-    def _waiting(self, kind: str) -> bool:
-        return any(key[1] == kind and minute.rest for key, minute in self._minutes.items())
-
-    def _rest_of(self, journal: str, kind: str, rules: Mapping[str, Rule], rows: pl.DataFrame) -> list[dict[str, Any]]:
-        """What was not shown of minutes that are over now."""
-        made: list[dict[str, Any]] = []
-        for (source, name, rule), minute in self._minutes.items():
-            if name != kind or not minute.rest:
-                continue
-            later = _first_after(rows, source, minute.minute)
-            if later is not None:
-                made.append(_rest_row(journal, kind, rules[rule], minute, {**later, "source": source}))
-                minute.rest = 0
-        return made
 
     def _shown_of(
         self, journal: str, kind: str, rules: Mapping[str, Rule], rows: pl.DataFrame, found: pl.DataFrame
@@ -86,25 +74,36 @@ class Ledger:
         for (source, rule, minute), part in parts.items():
             severity = rules[str(rule)].severity
             _failed.labels(source, kind, rule, severity).inc(int(part["count"].sum()))
-            state = self._state((str(source), kind, str(rule)), minute)
+            key = (str(source), kind, str(rule))
+            state = self._minutes.get(key)
+            if state is None or state.minute != minute:
+                made += [] if state is None else _rest_of(journal, key, rules, state, rows)
+                state = self._begin(key, minute)
             free = max(0, self._shown - state.shown)
             made += [_row(journal, kind, severity, one) for one in part.head(free).iter_rows(named=True)]
             state.shown += min(free, part.height)
             state.rest += int(part[free:]["count"].sum())
-            later = _first_after(rows, str(source), minute) if state.rest else None
-            if later is not None:
-                made.append(_rest_row(journal, kind, rules[str(rule)], state, {**later, "source": source}))
-                state.rest = 0
         return made
 
-    def _state(self, key: tuple[str, str, str], minute: Any) -> _Minute:
-        state = self._minutes.get(key)
-        if state is None or state.minute != minute:
-            self._minutes.pop(key, None)
-            state = self._minutes[key] = _Minute(minute)
-            while len(self._minutes) > MAX_STREAMS:
-                del self._minutes[next(iter(self._minutes))]
+    def _begin(self, key: tuple[str, str, str], minute: Any) -> _Minute:
+        self._minutes.pop(key, None)
+        state = self._minutes[key] = _Minute(minute)
+        while len(self._minutes) > MAX_STREAMS:
+            del self._minutes[next(iter(self._minutes))]
         return state
+
+
+def _rest_of(
+    journal: str, key: tuple[str, str, str], rules: Mapping[str, Rule], minute: _Minute, rows: pl.DataFrame
+) -> list[dict[str, Any]]:
+    """What was not shown of a minute, once a row shows that it is over."""
+    source, kind, rule = key
+    later = _first_after(rows, source, minute.minute) if minute.rest else None
+    if later is None:
+        return []
+    row = _rest_row(journal, kind, rules[rule], minute, {**later, "source": source})
+    minute.rest = 0
+    return [row]
 
 
 def _first_after(rows: pl.DataFrame, source: str, minute: datetime) -> dict[str, Any] | None:

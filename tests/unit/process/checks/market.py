@@ -92,7 +92,7 @@ def rejected(kind: RecordType, specs: Sequence[Mapping[str, Any]], config: Check
         for part in made
         if part.rejected is not None
         for one in part.rejected["reasons"]
-        .str.json_decode(pl.Struct({name: pl.String for name in ("range", "scale", "unit", "vwap")}))
+        .str.json_decode(pl.Struct(dict.fromkeys(("range", "scale", "unit", "vwap"), pl.String)))
         .struct.unnest()
         .to_dicts()
     ]
@@ -148,7 +148,7 @@ class Market:
     specs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def __post_init__(self) -> None:
-        self.chance = random.Random(self.seed)  # noqa: S311 - a made-up market
+        self.chance = random.Random(self.seed)
         self.stocks = {
             name: _Stock(
                 Decimal(self.chance.randint(500, 5_000)).scaleb(-2),

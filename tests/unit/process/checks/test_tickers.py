@@ -296,7 +296,7 @@ def test_a_source_whose_unit_nobody_checks_differs_from_another() -> None:
 
 def noisy(seed: int) -> list[dict[str, Any]]:
     """Two sources of a market with whatever may happen to their rows."""
-    chance = random.Random(seed)  # noqa: S311 - a made-up market
+    chance = random.Random(seed)
     one, other = Market(seed), Market(seed, source="b")
     specs: list[dict[str, Any]] = []
     for day in WEEKDAYS[:7]:
