@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidewire.collect import OpenGap, Range, told_of
+from tidewire.process.checks.known import FIELDS
 from tidewire.process.processor import Processor
 from tidewire.process.series import Hole, hole_of, step_of, stretches
 from tidewire.records.clock import utc
@@ -38,7 +39,8 @@ async def seed(processor: Processor, store: Store) -> None:
     for kind in types().values():
         if kind.order is not None:
             processor.watch(kind).seed(await store.marks(kind))
-    known = Query(Instrument.type, snapshot=EVERYTHING, limit=1_000_000, fields=("instrument", "name"))
+    told = tuple(name for name in FIELDS if name in Instrument.type.schema)
+    known = Query(Instrument.type, snapshot=EVERYTHING, limit=1_000_000, fields=told)
     processor.checks.learn((await store.read(known)).rows)
     query = Query(Gap.type, where={"state": OPEN}, snapshot=EVERYTHING, limit=100_000)
     found: list[tuple[RecordType, Hole]] = []

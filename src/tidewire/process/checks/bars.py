@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 import polars as pl
 
 from tidewire.process.checks.alone import FOUND, PLACE, Found, told
+from tidewire.process.checks.known import Known, early, settled
 from tidewire.process.checks.past import MAX_ROWS, Chains
 from tidewire.process.checks.rules import Rule
-from tidewire.process.checks.tickers import SETTLED, differing, spiked, spikes, with_limits
+from tidewire.process.checks.tickers import differing, listing, spiked, spikes, with_limits
 from tidewire.records.market import INTERVALS
 
 RING = 20_000
@@ -32,13 +33,14 @@ class Bars:
         self._last: pl.DataFrame | None = None
         self._ring: pl.DataFrame | None = None
 
-    def look(self, rows: pl.DataFrame, names: Mapping[str, str]) -> Iterator[Found]:
-        """What these prepared rows, in the order of their frames, show; ``names`` by instrument as far as known."""
+    def look(self, rows: pl.DataFrame, known: Known) -> Iterator[Found]:
+        """What these prepared rows, in the order of their frames, show; ``known`` is what instruments say."""
         if not self._rules or rows.is_empty():
             return
-        whole = self._with_past(rows)
+        whole = known.beside(self._with_past(rows))
         made = {
-            "jump": lambda rule: _jump(rule, whole, names),
+            "jump": lambda rule: _jump(rule, whole, known),
+            "listing": lambda rule: listing(rule, whole.filter(early())),
             "spike": lambda rule: _spike(rule, whole),
             "frozen": lambda rule: _frozen(rule, whole),
             "sources": lambda rule: self._sources(rule, rows),
@@ -95,13 +97,13 @@ def _differs(name: str, ratio: float, least: pl.Expr) -> pl.Expr:
     return (mine - theirs).abs() > pl.max_horizontal(theirs * ratio, least)
 
 
-def _jump(rule: Rule, rows: pl.DataFrame, names: Mapping[str, str]) -> Found:
+def _jump(rule: Rule, rows: pl.DataFrame, known: Known) -> Found:
     """Daily closes beyond the limits that follow from the close before."""
     near = (pl.col("open_time") > pl.col("open_time_1")) & (pl.business_day_count("day_1", "day") <= NEAR_DAYS)
-    rows = rows.filter((pl.col("interval") == "1d") & (pl.col("seen") >= SETTLED) & near)
+    rows = rows.filter((pl.col("interval") == "1d") & settled() & near)
     if rows.is_empty():
         return pl.DataFrame(schema=FOUND)
-    rows = with_limits(rows, names, "close_1")
+    rows = with_limits(rows, known, "close_1")
     slack = rule.numbers["ticks"] * pl.col("tick") + 1e-9
     close = pl.col("close")
     bad = rows.filter((close > pl.col("upper") + slack) | (close < pl.col("lower") - slack))

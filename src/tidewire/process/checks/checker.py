@@ -9,14 +9,11 @@ import polars as pl
 
 from tidewire.process.checks.alone import FOUND, TYPES, Found, Test, boards, failing, prepare, tests, told
 from tidewire.process.checks.bars import Bars
+from tidewire.process.checks.known import Known
 from tidewire.process.checks.ledger import Ledger
 from tidewire.process.checks.rules import CheckConfig, Rule
 from tidewire.process.checks.tickers import Tickers
-from tidewire.records import china
 from tidewire.records.record import RecordType
-
-MAX_NAMES = 100_000
-"""Names of instruments that are remembered; later ones beyond it stay unknown."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Checker:
         self.config = config or CheckConfig()
         self._alone: dict[tuple[str, str], list[Test]] = {}
         self._rules: dict[str, dict[str, Rule]] = {}
-        self._names: dict[str, str] = {}
+        self._known = Known()
         self._memory: dict[str, Tickers | Bars] = {}
         self._ledger = Ledger(self.config.shown)
         for kind, memory in zip(TYPES, (Tickers, Bars), strict=True):
@@ -49,12 +46,8 @@ class Checker:
             self._rules[kind] = {rule.short: rule for rule in alone} | remembering
 
     def learn(self, rows: pl.DataFrame) -> None:
-        """Names of instruments, from `Instrument` rows: they tell risk warnings and new listings."""
-        for instrument, name in rows.select("instrument", "name").iter_rows():
-            if name is None or china.board(instrument) is None:
-                continue
-            if instrument in self._names or len(self._names) < MAX_NAMES:
-                self._names[instrument] = name
+        """Names and listing days of instruments, from `Instrument` rows."""
+        self._known.learn(rows)
 
     def look(self, kind: RecordType, rows: pl.DataFrame) -> Looked | None:
         """What the rejecting rules say; ``None`` where there is nothing to check. Remembers nothing."""
@@ -83,7 +76,7 @@ class Checker:
     def remember(self, kind: RecordType, looked: Looked, good: pl.DataFrame) -> None:
         """Rows that were processed before a restart: seen, and nothing told."""
         if good.height:
-            for _ in self._memory[kind.name].look(_kept(looked, good), self._names):
+            for _ in self._memory[kind.name].look(_kept(looked, good), self._known):
                 pass
 
     def _flagged(self, kind: RecordType, looked: Looked, good: pl.DataFrame) -> list[Found]:
@@ -94,7 +87,7 @@ class Checker:
             return []
         alone = self._alone[kind.name, "flag"]
         found = [told(bad, test.rule, test.observed, test.expected) for test, bad in failing(kept, alone)]
-        return found + list(self._memory[kind.name].look(kept, self._names))
+        return found + list(self._memory[kind.name].look(kept, self._known))
 
 
 def _kept(looked: Looked, good: pl.DataFrame) -> pl.DataFrame:

@@ -79,6 +79,7 @@ RULES: tuple[Rule, ...] = (
     Rule("kline.tick", "flag", "the same in bars"),
     Rule("ticker.crossed", "flag", "best bid not below best ask in continuous trading"),
     Rule("ticker.limit", "flag", "a price beyond the day's limits", own=False, numbers={"ticks": 1.0}),
+    Rule("ticker.listing", "flag", "a day before the listing", own=False),
     Rule(
         "ticker.pre_close",
         "flag",
@@ -124,6 +125,7 @@ RULES: tuple[Rule, ...] = (
         own=False,
         numbers={"ticks": 1.0},
     ),
+    Rule("kline.listing", "flag", "a day before the listing", own=False),
     Rule(
         "kline.spike",
         "flag",

@@ -12,12 +12,11 @@ import numpy as np
 import polars as pl
 
 from tidewire.process.checks.alone import FOUND, PLACE, Found, told
+from tidewire.process.checks.known import SETTLED, Known, early, settled
 from tidewire.process.checks.past import MAX_ROWS, Chains
 from tidewire.process.checks.rules import Rule
 from tidewire.records import china
 
-SETTLED = 6
-"""Sessions a series was seen in before its stock counts as listed long enough for limits to hold."""
 LEAST_LIMIT = 0.045
 """No limit is closer to the close before."""
 
@@ -36,8 +35,8 @@ class Tickers:
         self._stretch: dict[str, tuple[int, set[str]]] = {}
         self._before: dict[str, int] = {}
 
-    def look(self, rows: pl.DataFrame, names: Mapping[str, str]) -> Iterator[Found]:
-        """What these prepared rows, in the order of their frames, show; ``names`` by instrument as far as known."""
+    def look(self, rows: pl.DataFrame, known: Known) -> Iterator[Found]:
+        """What these prepared rows, in the order of their frames, show; ``known`` is what instruments say."""
         if not self._rules:
             return
         past = 0 if self._last is None else self._last.height
@@ -49,7 +48,7 @@ class Tickers:
         whole = pl.concat(
             [every, chains.beside(every, _BEFORE), chains.beside(every, _BEFORE, 2)], how="horizontal"
         ).slice(past)
-        yield from _by_neighbours(self._rules, whole, names)
+        yield from _by_neighbours(self._rules, known.beside(whole), known)
         if (rule := self._rules.get("rows")) is not None:
             yield from self._rounds(rule, rows)
         if (rule := self._rules.get("sources")) is not None and every["source"].min() != every["source"].max():
@@ -90,10 +89,11 @@ def _fewer(rule: Rule, row: pl.DataFrame, counts: tuple[int, int], since_s: int)
     return told(shown, rule, pl.lit(f"{now} instruments"), pl.lit(f"near {before}, as in the stretch before"))
 
 
-def _by_neighbours(rules: Mapping[str, Rule], rows: pl.DataFrame, names: Mapping[str, str]) -> Iterator[Found]:
+def _by_neighbours(rules: Mapping[str, Rule], rows: pl.DataFrame, known: Known) -> Iterator[Found]:
     """What the rows before in each series show: all rules are asked at once, and told where they find something."""
     tell: dict[str, Callable[[Rule, pl.DataFrame], Found]] = {
-        "limit": lambda rule, some: _limit(rule, some, names),
+        "limit": lambda rule, some: _limit(rule, some, known),
+        "listing": listing,
         "pre_close": _pre_close,
         "spike": lambda rule, some: spikes(rule, some, "last"),
         "frozen": lambda rule, _: _frozen(rule, rows),
@@ -114,27 +114,32 @@ def _far(rule: Rule) -> pl.Expr:
     ratio = LEAST_LIMIT
     most, least = pl.max_horizontal("last", "high"), pl.min_horizontal("last", "low")
     before = pl.col("pre_close")
-    return (pl.col("seen") >= SETTLED) & ((most > before * (1 + ratio)) | (least < before * (1 - ratio)))
+    return settled() & ((most > before * (1 + ratio)) | (least < before * (1 - ratio)))
 
 
-def _limit(rule: Rule, rows: pl.DataFrame, names: Mapping[str, str]) -> Found:
+def _limit(rule: Rule, rows: pl.DataFrame, known: Known) -> Found:
     """Prices beyond the limits of the day."""
-    rows = with_limits(rows, names, "pre_close")
+    rows = with_limits(rows, known, "pre_close")
     slack = rule.numbers["ticks"] * pl.col("tick") + 1e-9
     most, least = pl.max_horizontal("last", "high"), pl.min_horizontal("last", "low")
     bad = rows.filter((most > pl.col("upper") + slack) | (least < pl.col("lower") - slack))
     return told(bad, rule, pl.format("{} to {}", least, most), pl.format("{} to {}", "lower", "upper"))
 
 
-def with_limits(rows: pl.DataFrame, names: Mapping[str, str], before: str) -> pl.DataFrame:
+def with_limits(rows: pl.DataFrame, known: Known, before: str) -> pl.DataFrame:
     """With ``lower`` and ``upper``, the limits that follow from the close before; null where none are known."""
-    known = {one: names[one] for one in rows["instrument"].unique().to_list() if one in names}
-    risky = [one for one, name in known.items() if china.is_st(name)]
-    free = [one for one, name in known.items() if china.is_unlimited(name)]
+    names = {one: known.names.get(one) for one in rows["instrument"].unique().to_list()}
+    risky = [one for one, name in names.items() if china.is_st(name)]
+    free = [one for one, name in names.items() if china.is_unlimited(name)]
     instrument = pl.col("instrument")
     ratio = china.ratios(pl.col("board"), pl.col("day"), instrument.is_in(risky), pl.lit(SETTLED))
     lower, upper = china.limits(pl.col(before), pl.when(~instrument.is_in(free)).then(ratio), pl.col("tick"))
     return rows.with_columns(lower=lower.round(3), upper=upper.round(3))
+
+
+def listing(rule: Rule, rows: pl.DataFrame) -> Found:
+    """Rows of days before the listing."""
+    return told(rows, rule, pl.format("a row of {}", "day"), pl.format("none before {}", "listed"))
 
 
 def _close_before() -> pl.Expr:
@@ -197,6 +202,7 @@ def _still(rule: Rule) -> pl.Expr:
 
 _FAILS: Mapping[str, Callable[[Rule], pl.Expr]] = {
     "limit": _far,
+    "listing": lambda _: early(),
     "pre_close": _other_close,
     "spike": _spiked,
     "frozen": _still,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from datetime import date
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -328,3 +330,41 @@ def test_findings_do_not_depend_on_how_frames_were_batched(seed: int, data: st.D
     ours, theirs = (joined([one.findings for one in made], Finding.type).sort(order) for made in (whole, cut))
     assert ours.height
     assert_frame_equal(ours, theirs)
+
+
+def test_the_day_of_a_listing_is_enough_to_know_the_limits() -> None:
+    """`Instrument` rows may come without that column: sources that know no listings have none."""
+    spec = ticker(when=f"{LAST} 10:00:00", **BEYOND)
+    processor = Processor()
+    for listed, flags in ((date(2025, 12, 1), ["limit"]), (date(2026, 1, 9), []), (date(2026, 1, 19), ["listing"])):
+        told = {"instrument": ["600000.SH", "BTC-USDT.BINANCE"], "name": [None, "Bitcoin"], "listed_on": [listed, None]}
+        processor.checks.learn(pl.DataFrame(told, schema_overrides={"name": pl.String, "listed_on": pl.Date}))
+        found = findings(process(TICKER, [spec | {"source": str(listed)}], processor=processor))
+        assert [one["rule"] for one in found] == flags
+
+
+NOTHING = st.sampled_from([None, "0", "0.001", "10.00", "99999999999"])
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(dict.fromkeys(("last", "open", "high", "low", "pre_close", "volume", "amount"), NOTHING)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([*STOCKS, INDEX, "999999.SH", None]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_missing_every_row_has_one_fate(
+    values: list[dict[str, Any]], instrument: str | None, timeless: bool
+) -> None:
+    specs = [
+        ticker(when=f"2026-01-06 10:00:{n:02}", frame=n + 1) | one | {"instrument": instrument}
+        for n, one in enumerate(values)
+    ]
+    if timeless:
+        specs[0] |= {"event_time": None, "public_at": 0}
+    (made,) = process(TICKER, specs)
+    rejected_rows = 0 if made.rejected is None else made.rejected.height
+    assert made.rows.height + rejected_rows == len(specs)
