@@ -122,6 +122,17 @@ def test_a_feed_of_bars_that_is_frozen_is_told_once() -> None:
     assert flagged(KLINE, frozen, read_checks({"kline.frozen": {"bars": 10}})) == {}
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_is_told_of_neighbours_does_not_end_with_a_batch(size: int) -> None:
+    bars = session(1)[:12]
+    bars[2] |= {"close": "10.80", "high": "10.80"}
+    same = {name: bars[4][name] for name in ("open", "high", "low", "close", "volume", "amount")}
+    bars[5:10] = [one | same for one in bars[5:10]]
+    pieces = [(begin, min(begin + size, 12)) for begin in range(0, 12, size)]
+    found = findings(process(KLINE, bars, cuts=pieces))
+    assert [(one["rule"], one["frame"]) for one in found] == [("spike", 4), ("frozen", 9)]
+
+
 def test_a_suspended_stock_is_not_frozen() -> None:
     flat = dict.fromkeys(("open", "high", "low", "close"), "10.00") | {"volume": "0", "amount": "0"}
     assert flagged(KLINE, [one | flat for one in session(1)]) == {}

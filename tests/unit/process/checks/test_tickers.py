@@ -213,6 +213,7 @@ def test_a_spike_is_told_when_it_is_over() -> None:
     assert (one["rule"], one["observed"], one["expected"]) == ("spike", "last 10.4", "near 10.0 and 10.01")
     assert (one["event_time"], one["frame"]) == (rows(TICKER, made)["event_time"][1], 3)
     assert flagged(TICKER, made[:2]) == {}
+    assert findings(process(TICKER, made, cuts=[(n, n + 1) for n in range(4)])) == [one]
 
 
 def test_a_market_that_stands_still_is_told_once_a_frame() -> None:
