@@ -136,6 +136,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     keeper_config(loaded.config)
     objects_of(loaded.config.journal.archive, loaded.data_dir)
     loaded.config.breaker_config()
+    loaded.config.check_config()
     names = [*loaded.places, *(name for each in plugged if each.runs for name in each.names)]
     if as_json:
         show_json({"config": loaded.origin, "sources": names, "data_dir": str(loaded.data_dir)})

@@ -17,6 +17,7 @@ from tidewire.collect.document import read_document
 from tidewire.errors import ConfigError, InputError
 from tidewire.journal import Durability, JournalConfig
 from tidewire.process.breaker import BreakerConfig
+from tidewire.process.checks import CheckConfig, read_checks
 from tidewire.records.calendar import tell
 
 DEFAULT_FILE = "tidewire.yaml"
@@ -212,6 +213,7 @@ class Config(Section, frozen=True):
     clock: Literal["system", "upstream"] = "system"
     journal: JournalSection = JournalSection()
     pipe: PipeSection = PipeSection()
+    checks: Mapping[str, Any] = {}
     gaps: GapsSection = GapsSection()
     bus: BusSection = BusSection()
     store: StoreSection = StoreSection()
@@ -246,6 +248,10 @@ class Config(Section, frozen=True):
         """The pump's own configuration."""
         section = self.pipe
         return PumpConfig(parse_ms=section.parse_ms, parse_frames=section.parse_frames, unheard_ms=section.unheard_ms)
+
+    def check_config(self) -> CheckConfig:
+        """The checks that run; `ConfigError` for names and numbers that are none."""
+        return read_checks(self.checks)
 
     def breaker_config(self) -> BreakerConfig:
         """The circuit breaker's own configuration."""

@@ -162,7 +162,9 @@ class Tidewire:
         self.plugins = Plugins(self.loaded.plugins, self._around(self.running))
         self.plugins.begin(code)
         cases = Cases(self.store, FramesAnywhere(self.journal, config, data), self.clock)
-        self.quarantine = Quarantine(cases, self.journal, self.clock, self._parsers, self.pipe.stored)
+        self.quarantine = Quarantine(
+            cases, self.journal, self.clock, self._parsers, self.pipe.stored, config.check_config()
+        )
         self._spawn("pipe", self.pipe.run())
         if self.collect:
             await self._serve_and_collect(self.running)
@@ -486,4 +488,5 @@ def pipe_config(config: Config) -> PipeConfig:
         store_ms=section.store_ms,
         store_rows=section.store_rows,
         breaker=config.breaker_config(),
+        checks=config.check_config(),
     )
