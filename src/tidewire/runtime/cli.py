@@ -72,13 +72,14 @@ def version() -> None:
 def demo(
     directory: Annotated[Path, typer.Option("--dir", help="Where the demo keeps its data.")] = Path("tidewire-demo"),
     port: Annotated[int, typer.Option(help="Port of the API.")] = 8700,
-    rate: Annotated[float, typer.Option(help="Market events per second of the local upstream.")] = 500.0,
+    rate: Annotated[float, typer.Option(help="Events per second of the local upstream's crypto market.")] = 500.0,
+    stocks: Annotated[int, typer.Option(help="A-shares of the local upstream, all asked for each 3 s.")] = 5_500,
     seconds: Annotated[float | None, typer.Option(help="End by itself after so long.")] = None,
 ) -> None:
-    """Collect from a local upstream that speaks Binance's protocol, and show what happens. Needs no network."""
+    """Collect crypto and A-shares from a local upstream, and show what happens. Needs no network."""
     from tidewire.runtime import demo as demo_
 
-    run(demo_.demo(console, directory, port=port, rate=rate, seconds=seconds))
+    run(demo_.demo(console, directory, port=port, rate=rate, stocks=stocks, seconds=seconds))
 
 
 @app.command()

@@ -32,6 +32,8 @@ ABSENT_MAX = 20
 """Of one answer, so many instruments that are not in it have a gap of their own; more are a matter of the site."""
 STORED_S = 60.0
 """So long what is stored is not looked at again."""
+GROWING_S = 5.0
+"""The same while there was more at the last look: whoever lists it is at it."""
 
 _outside = telemetry.counter("declared_rows_outside", "Rows far outside the window of time asked for", ("source",))
 _behind = telemetry.gauge("declared_behind_series", "Combinations whose windows of time are not up to now", ("source",))
@@ -63,6 +65,7 @@ class DeclaredCollector(Collector):
         self._outages = Outages(self, self._source.kind.name, recovers=since is not None)
         self._values: Mapping[str, Sequence[Any]] = {}
         self._looked_ns: int | None = None
+        self._rests_s = GROWING_S
         self._waits_for = ""
         self._goes_on_at = ""
         self._refused = 0
@@ -180,9 +183,10 @@ class DeclaredCollector(Collector):
         if not any(isinstance(said, Ref) for said in self._declared.for_each.values()):
             return own
         now_ns = self.app.context.clock.mono_ns()
-        if self._looked_ns is None or now_ns - self._looked_ns >= STORED_S * 1e9:
-            self._values = await stored_values(self._declared, own, self.app.context.known)
-            self._looked_ns = now_ns
+        if self._looked_ns is None or now_ns - self._looked_ns >= self._rests_s * 1e9:
+            values = await stored_values(self._declared, own, self.app.context.known)
+            self._rests_s = STORED_S if values == self._values else GROWING_S
+            self._values, self._looked_ns = values, now_ns
         return self._values
 
     # -- windows ------------------------------------------------------------------------------------------------
