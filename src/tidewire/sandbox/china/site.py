@@ -43,6 +43,7 @@ class Site:
         self.market = market
         self.requests: Counter[str] = Counter()
         self._clock = clock
+        self._quotes: Quotes | None = None
         self.set_faults(SiteFaults(), 7, 0)
 
     def set_faults(self, faults: SiteFaults, seed: int, slow_body: int) -> None:
@@ -60,8 +61,11 @@ class Site:
         return self._frozen or self.market.moment()
 
     def quotes(self) -> Quotes:
-        """The quotes the site shows."""
-        return self.market.quotes(self.moment())
+        """The quotes the site shows; its own, so that one that stands still costs the others nothing."""
+        moment = self.moment()
+        if self._quotes is None or self._quotes.moment != moment:
+            self._quotes = self.market.quotes(moment)
+        return self._quotes
 
     @property
     def dropping(self) -> bool:
