@@ -47,7 +47,11 @@ _KNOWN = {
 _KNOWN_PRICE = {600_519: 130_645, 600_000: 875, 1: 1_047, 2: 671, 300_750: 33_684}
 _INDICES = (
     ("000001", SH, "上证指数", 325_000),
+    ("000016", SH, "上证50", 275_000),
     ("000300", SH, "沪深300", 392_000),
+    ("000688", SH, "科创50", 101_000),
+    ("000852", SH, "中证1000", 611_000),
+    ("000905", SH, "中证500", 588_000),
     ("399001", SZ, "深证成指", 1_050_000),
     ("399006", SZ, "创业板指", 210_000),
     ("899050", BJ, "北证50", 138_000),
@@ -112,7 +116,7 @@ class Listing:
 
 
 def make_listing(seed: int, count: int, today: date) -> Listing:
-    """``count`` stocks and five indices as they stand on a day; `InputError` for a count that cannot be.
+    """``count`` stocks and nine indices as they stand on a day; `InputError` for a count that cannot be.
 
     About 2 in 100 are delisted, 4 in 100 ST, 3 in 1,000 without a first day; 4 in 1,000 were listed in the last days
     before ``today``, which is the only thing that depends on it.

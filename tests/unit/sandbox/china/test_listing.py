@@ -27,7 +27,8 @@ def test_codes_are_of_their_board_and_there_once(count):
     assert len(set(listing.symbols)) == len(listing)
     for code, board in zip(listing.codes[:count], listing.board.tolist()[:count], strict=True):
         assert code.startswith(PREFIXES[board])
-    assert listing.symbols[-5:] == ("sh000001", "sh000300", "sz399001", "sz399006", "bj899050")
+    shanghai = ("sh000001", "sh000016", "sh000300", "sh000688", "sh000852", "sh000905")
+    assert listing.symbols[-9:] == (*shanghai, "sz399001", "sz399006", "bj899050")
     assert (listing.float_shares <= listing.total_shares).all()
     assert (listing.base > 0).all()
 
