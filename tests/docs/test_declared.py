@@ -13,8 +13,8 @@ from docs.kit import ROOT, Block, blocks, text_of
 from tidewire.runtime import cli
 from tidewire.sources.declared import Declared, load_declared, run_tests
 from tidewire.sources.declared.decode import DECODERS
-from tidewire.sources.declared.filters import FILTERS, PAIRS
 from tidewire.sources.declared.grammar import Action
+from tidewire.sources.declared.steps import FILTERS, PAIRS
 
 PAGE = "docs/declared-sources.md"
 FILES = [block for block in blocks("yaml", page=ROOT / PAGE) if block.name.startswith("plugins/")]

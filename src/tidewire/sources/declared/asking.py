@@ -12,9 +12,9 @@ import msgspec
 from tidewire.collect import Request
 from tidewire.errors import ConfigError
 from tidewire.sources.declared.expression import NEED_SINCE, Expression, template
-from tidewire.sources.declared.filters import text_of
 from tidewire.sources.declared.grammar import Declared, Paginate
 from tidewire.sources.declared.source import known_names
+from tidewire.sources.declared.steps import text_of
 from tidewire.sources.declared.values import combinations
 
 NOW = "now"

@@ -15,8 +15,12 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from tidewire.errors import ConfigError, nearest
-from tidewire.sources.declared.filters import PAIRS, Step, Value, applied, compiled, text_of
+from tidewire.sources.declared import filters, times
 from tidewire.sources.declared.quick import quick
+from tidewire.sources.declared.steps import PAIRS, Step, Value, applied, compiled, text_of
+
+LISTED = (filters, times)
+"""The modules whose filters stand in the list: it is full once they are imported."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[(\d+)\]")

@@ -17,11 +17,11 @@ from tidewire.records.instrument import uid
 from tidewire.records.record import LINEAGE, Field, RecordType, record_type
 from tidewire.sources.declared.decode import DECODERS, Decode, decoder
 from tidewire.sources.declared.expression import Expression, RowError, Rows, expression, searcher
-from tidewire.sources.declared.filters import Step, Value, text_of
 from tidewire.sources.declared.grammar import Action, Condition, Declared, Output
 from tidewire.sources.declared.hook import Hook
 from tidewire.sources.declared.recent import Recent
 from tidewire.sources.declared.select import Select, selector
+from tidewire.sources.declared.steps import Step, Value, text_of
 
 RECEIVED = "received"
 """A name that every expression knows: when the reply came, UTC microseconds."""

@@ -20,10 +20,11 @@ from tidewire.records.forms import row_texts
 from tidewire.records.record import RecordType
 from tidewire.sources.declared.asking import templates
 from tidewire.sources.declared.expression import NEED_SINCE
-from tidewire.sources.declared.filters import micros_of, text_of
 from tidewire.sources.declared.grammar import Case, Declared
 from tidewire.sources.declared.plan import plan
 from tidewire.sources.declared.source import Read, Source
+from tidewire.sources.declared.steps import text_of
+from tidewire.sources.declared.times import micros_of
 from tidewire.sources.declared.values import combinations
 from tidewire.sources.declared.windows import moment
 

@@ -11,8 +11,8 @@ import xxhash
 from tidewire.collect import Known
 from tidewire.errors import ConfigError, NotFound, TransientError, nearest
 from tidewire.records.record import record_type
-from tidewire.sources.declared.filters import text_of
 from tidewire.sources.declared.grammar import Declared, Ref
+from tidewire.sources.declared.steps import text_of
 
 NAME_MAX = 64
 """Longer names of combinations become a hash: a cursor stays small."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from tidewire.collect import DAY_US, seconds
 from tidewire.collect.schedule import zone
 from tidewire.errors import ConfigError, InputError
-from tidewire.sources.declared.filters import micros_of
 from tidewire.sources.declared.grammar import Since
+from tidewire.sources.declared.times import micros_of
 
 SLACK_US = DAY_US
 """Sites take whole days, each in its own time zone: rows so far outside a window are no sign that it is ignored."""

@@ -28,8 +28,8 @@ from tidewire.collect import (
 from tidewire.errors import ConfigError, InputError
 from tidewire.records.clock import utc
 from tidewire.records.instrument import InstrumentBook
-from tidewire.sources.declared.filters import compiled
 from tidewire.sources.declared.grammar import Ref
+from tidewire.sources.declared.steps import compiled
 from tidewire.sources.declared.values import stored_values
 from tidewire.sources.sina.parse import SinaParser, lines
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tidewire.errors import ConfigError
 from tidewire.records.instrument import uid
-from tidewire.sources.declared.filters import FILTERS, applied, compiled, micros_of
+from tidewire.sources.declared.steps import FILTERS, applied, compiled
+from tidewire.sources.declared.times import micros_of
 
 GOOD: list[tuple[str, list[str], Any, Any]] = [
     ("decimal", [], "8.750", "8.750"),

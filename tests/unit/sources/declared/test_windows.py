@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tidewire.errors import ConfigError
 from tidewire.sources.declared import load_declared
-from tidewire.sources.declared.filters import micros_of
 from tidewire.sources.declared.grammar import Since
+from tidewire.sources.declared.times import micros_of
 from tidewire.sources.declared.windows import Span, moment, windows_of
 from unit.sources.declared.samples import file_of
 from unit.sources.declared.test_since import HISTORY
