@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -27,8 +27,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HISTORY_ROWS = 50_000
 HISTORY_FRAMES = 256
 MAX_OPEN_HOLES = 1_000
-MANY_ROWS = 8_192
-"""From here on a query is quicker than Python."""
+FEW_SERIES = 4
+"""Up to so many, rows are looked for series by series."""
+MANY_ROWS = 256
+"""From here on a query is quicker than Python, where rows are of several series."""
 
 Series = tuple[Any, ...]
 """The values of the columns that name a series."""
@@ -79,6 +81,7 @@ class SeriesWatch:
         self._order = kind.order or ""
         # Of types whose key says more, one message brings several rows with the same order value.
         self._shared = not set(kind.key) <= {*kind.series, self._order}
+        self._has_steps = kind.contiguous or "interval" in kind.series
         self._marks: dict[Series, _Mark] = {}
         self._open: dict[Series, list[tuple[int, int, Hole]]] = {}
         self._history: deque[tuple[pl.DataFrame, pl.Series | None]] = deque()
@@ -130,10 +133,7 @@ class SeriesWatch:
             yield tuple(column[0] for column in columns), summary.of(slice(None))
             return
         if rows.height >= MANY_ROWS:
-            place = pl.int_range(pl.len()).alias("_place")
-            groups = rows.lazy().select(*self.kind.series, place).group_by(self.kind.series, maintain_order=True)
-            for *series, mine in groups.agg("_place").collect().iter_rows():
-                yield tuple(series), summary.of(np.array(mine))
+            yield from summary.of_each(rows, self.kind.series)
             return
         places: dict[Series, list[int]] = {}
         for place, series in enumerate(zip(*(column.to_list() for column in columns), strict=True)):
@@ -160,6 +160,36 @@ class SeriesWatch:
             pl.all_horizontal(pl.col(name) == value for name, value in zip(self.kind.series, series, strict=True))
             for series in which
         )
+
+    def _among(self, rows: pl.DataFrame, which: list[Series]) -> pl.Series:
+        """Which rows are of these series."""
+        if len(which) <= FEW_SERIES:
+            return rows.select(self._belongs(which)).to_series()
+        names = list(self.kind.series)
+        schema = {name: rows.schema[name] for name in names}
+        wanted = pl.DataFrame(which, schema=schema, orient="row").with_columns(_wanted=True)
+        found = rows.select(names).join(wanted, on=names, how="left", nulls_equal=True, maintain_order="left")
+        return found["_wanted"].is_not_null()
+
+    def _parts(self, rows: pl.DataFrame, which: list[Series]) -> Iterator[tuple[Series, pl.DataFrame]]:
+        """The rows of each of these series."""
+        if len(which) <= FEW_SERIES:
+            yield from ((series, self._rows_of(rows, series)) for series in which)
+            return
+        parts = rows.filter(self._among(rows, which)).partition_by(self.kind.series, as_dict=True)
+        yield from ((series, parts[series]) for series in which if series in parts)
+
+    def _move_marks(self, rows: pl.DataFrame) -> None:
+        """Of series that count nothing only how far they are matters, and no row is missing between two."""
+        order = pl.col(self._order).cast(pl.Int64)
+        newest = pl.col("event_time").cast(pl.Int64).get(order.arg_max())
+        found = rows.lazy().filter(order.is_not_null()).group_by(self.kind.series).agg(last=order.max(), event=newest)
+        for *names, last, event_us in found.collect().iter_rows():
+            mark = self._marks.get(series := tuple(names))
+            if mark is None:
+                self._marks[series] = _Mark(last, event_us)
+            elif last > mark.order:
+                mark.order, mark.event_us = last, event_us
 
     def _holes_of(self, series: Series, rows: pl.DataFrame) -> list[Hole]:
         """Holes between the rows of a series, in the order they came; late rows close holes.
@@ -207,11 +237,14 @@ class SeriesWatch:
         return [replace(hole, shown=shown(order), state="filled") for order, hole in closed]
 
     def _sort_slowly(self, rows: pl.DataFrame, again: list[Series], holes: list[Hole]) -> Sorted:
-        suspect = rows.select(self._belongs(again)).to_series()
+        suspect = self._among(rows, again)
         repeated = self._repeats(rows, suspect)
         kept = rows.filter(~repeated)
-        for series in again:
-            holes += self._holes_of(series, self._rows_of(kept, series))
+        if self._has_steps:
+            for series, part in self._parts(kept, again):
+                holes += self._holes_of(series, part)
+        else:
+            self._move_marks(kept)
         self.remember(kept)
         return Sorted(kept, rows.filter(repeated) if repeated.any() else None, holes)
 
@@ -389,6 +422,7 @@ class _Summary:
     """What `_Group` tells, of any rows of a batch."""
 
     def __init__(self, rows: pl.DataFrame, order: str, *, shared: bool) -> None:
+        self._order, self._shared = order, shared
         column = rows.get_column(order)
         self._missing = column.is_null().to_numpy() if column.null_count() else None
         numbers = column.cast(pl.Int64)
@@ -411,6 +445,24 @@ class _Summary:
             within = np.diff(self._frames[places]) == 0
             grows = bool(((steps > 0) | (within & (steps == 0))).all())
         return _Group(int(orders[0]), int(orders[-1]), orders.size, 0, grows, event_us)
+
+    def of_each(self, rows: pl.DataFrame, series: Sequence[str]) -> Iterator[tuple[Series, _Group]]:
+        """The groups of all series of the batch, from one query."""
+        order = pl.col(self._order).cast(pl.Int64)
+        steps = order.diff()
+        grows = steps > 0
+        if self._shared:
+            grows |= (steps == 0) & (pl.col("frame").diff() == 0)
+        found = rows.lazy().group_by(series, maintain_order=True).agg(
+            first=order.first(),
+            last=order.last(),
+            count=pl.len(),
+            nulls=order.null_count(),
+            grows=grows.all(),
+            event=pl.col("event_time").last().cast(pl.Int64),
+        )  # fmt: skip
+        for *names, first, last, count, nulls, up, event in found.collect().iter_rows():
+            yield tuple(names), _Group(first or 0, last or 0, count, nulls, grows=up and not nulls, event_us=event)
 
 
 def _whole(value: int | datetime) -> int:

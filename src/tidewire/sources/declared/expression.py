@@ -147,8 +147,12 @@ def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = T
         return Expression(text, slots[0].column, names, slots[0].alike)
     pieces = _SLOT.split(text)[::2]
 
+    whole = "{}".join(piece.replace("{", "{{").replace("}", "}}") for piece in pieces)
+
     def column(found: Rows) -> list[Value]:
-        columns = [slot.column(found) for slot in slots]
+        columns = [slot.of(found) for slot in slots]
+        if all(set(map(type, each)) == {str} for each in columns):
+            return list(map(whole.format, *columns))
         made: list[Value] = []
         for values in zip(*columns, strict=True):
             if None in values:  # a part that is missing makes no whole
@@ -288,7 +292,7 @@ def _other(argument: tuple[str, bool], where: str, known: Sequence[str]) -> Colu
 def _path(text: str, where: str) -> Column:
     """A path into each row. The most common forms need no interpreter."""
     if _NAME.fullmatch(text):
-        return lambda rows: [row.get(text) if isinstance(row, dict) else None for row in rows.raw]
+        return lambda rows: _named(rows.raw, text)
     match = _PLACE.fullmatch(text)
     if match is not None:
         name, place = match[1], int(match[2])
@@ -308,6 +312,12 @@ def _path(text: str, where: str) -> Column:
         return lambda rows: [_some(row.get(name), several) if isinstance(row, dict) else None for row in rows.raw]
     search = searcher(text, where)
     return lambda rows: [search(row) for row in rows.raw]
+
+
+def _named(raw: Sequence[Any], name: str) -> list[Value]:
+    if set(map(type, raw)) == {dict}:
+        return [row.get(name) for row in raw]
+    return [row.get(name) if isinstance(row, dict) else None for row in raw]
 
 
 def _parts(place: int) -> Column:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tidewire.records.instrument import stock_venue
 from tidewire.records.instrument import uid as stable
-from tidewire.sources.declared.steps import Quick, Step, Value, exact, listed, pair, text_of
+from tidewire.sources.declared.steps import Quick, Step, Value, exact, listed, pair, remembered, text_of
 
 MISSING = frozenset({"", "-", "--", "—", "N/A", "null", "None"})
 """How sites write that there is no number."""
@@ -19,12 +19,16 @@ _NOT_PLAIN = re.compile(r"[^0-9.eE+-]")
 """What a column of plain numbers does not hold; a missing one looks like them, and is looked for by itself."""
 
 
-def _joined(values: Sequence[Value]) -> str | None:
-    """A column of text as one text, to be searched at once; null where not all of it is text."""
-    try:
-        return "".join(values)
-    except TypeError:
+def _plain(values: Sequence[Value]) -> list[Value] | None:
+    """A column of numbers and of how sites write that there is none, as text; null where it holds anything else."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return list(map(str, values))
+    if not kinds <= {int, str}:
         return None
+    texts = list(values) if kinds == {str} else [value if value.__class__ is str else str(value) for value in values]
+    # All of them searched at once.
+    return None if _NOT_PLAIN.search("".join(texts)) else texts
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------
@@ -41,10 +45,10 @@ def decimal() -> Step:
         return text.replace(",", "") if "," in text else text
 
     def many(values: Sequence[Value]) -> list[Value] | None:
-        text = _joined(values)
-        if text is None or _NOT_PLAIN.search(text) or not MISSING.isdisjoint(values):
-            return None
-        return list(values)
+        texts = _plain(values)
+        if texts is None or MISSING.isdisjoint(texts):
+            return texts
+        return [None if text in MISSING else text for text in texts]
 
     return Quick(step, many)
 
@@ -66,9 +70,14 @@ def int_() -> Step:
         return int(found)
 
     def many(values: Sequence[Value]) -> list[Value] | None:
-        text = _joined(values)
-        whole = text is not None and text.isascii() and text.isdecimal() and "" not in values
-        return list(map(int, values)) if whole else None
+        if set(map(type, values)) == {int}:
+            return list(values)
+        texts = _plain(values)
+        if texts is None:
+            return None
+        numbers = [None if text in MISSING else text for text in texts]
+        digits = "".join(text for text in numbers if text is not None)
+        return [text and int(text) for text in numbers] if digits.isdecimal() or not digits else None
 
     return Quick(step, many)
 
@@ -84,8 +93,12 @@ def scale(power: str) -> Step:
             return value * factor
         return f"{exact(text_of(value)).scaleb(places):f}"
 
+    texts = remembered(step)
+
     def many(values: Sequence[Value]) -> list[Value] | None:
-        return [value * factor for value in values] if places >= 0 and set(map(type, values)) == {int} else None
+        if places >= 0 and set(map(type, values)) == {int}:
+            return [value * factor for value in values]
+        return texts.many(values)
 
     return Quick(step, many)
 
@@ -108,7 +121,10 @@ def positive() -> Step:
     def step(value: Value) -> Value:
         return value if text_of(value).strip("0.+-") else None
 
-    return step
+    def many(values: Sequence[Value]) -> list[Value] | None:
+        return [value if value.strip("0.+-") else None for value in values] if set(map(type, values)) == {str} else None
+
+    return Quick(step, many)
 
 
 @listed
@@ -268,7 +284,7 @@ def map_(*pairs: str) -> Step:
             raise ValueError(f"{text_of(value)[:40]!r} is not among {', '.join(table)}")
         return found
 
-    return step
+    return remembered(step)
 
 
 @listed
@@ -293,7 +309,7 @@ def cn_exchange() -> Step:
             raise ValueError(f"no exchange has codes like {code!r}")
         return venue
 
-    return step
+    return remembered(step)
 
 
 @listed
@@ -344,4 +360,4 @@ def cn_symbol(like: str = "600000.SH") -> Step:
         at = "SH" if at == "SS" else at
         return spelling.format(code=code, at=at, low=at.lower(), market=_MARKETS[at])
 
-    return step
+    return remembered(step)

@@ -21,6 +21,9 @@ Value = Any
 
 Step = Callable[[Value], Value]
 
+REMEMBERED = 50_000
+"""Texts a step remembers: a year of minutes, or the symbols and the prices of a market."""
+
 FILTERS: dict[str, Callable[..., Step]] = {}
 """Name → what makes the step from the arguments in the file."""
 
@@ -76,10 +79,33 @@ class Quick:
         return self.one(value)
 
 
+def remembered(step: Step) -> Quick:
+    """A step that reads each text once, as long as there are not too many: columns say the same again and again."""
+    known: dict[Value, Value] = {}
+
+    def many(values: Sequence[Value]) -> list[Value] | None:
+        if set(map(type, values)) != {str}:  # to a dict, 1 and true are the same
+            return None
+        new = set(values).difference(known)
+        if len(known) + len(new) > REMEMBERED:
+            known.clear()
+            new = set(values)
+        known.update([(value, step(value)) for value in new])
+        return [known[value] for value in values]
+
+    return Quick(step, many)
+
+
 def applied(step: Step, values: Sequence[Value]) -> list[Value]:
     """A column after a step; nulls stay."""
-    if isinstance(step, Quick) and None not in values and (made := step.many(values)) is not None:
-        return made
+    if isinstance(step, Quick):
+        if None not in values:
+            made = step.many(values)
+            if made is not None:
+                return made
+        elif (made := step.many([value for value in values if value is not None])) is not None:
+            there = iter(made)
+            return [None if value is None else next(there) for value in values]
     return [None if value is None else step(value) for value in values]
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from email.utils import parsedate_to_datetime
 
 from tidewire.collect.schedule import parse_duration, zone
-from tidewire.sources.declared.steps import Quick, Step, Value, exact, listed, pair, text_of
+from tidewire.sources.declared.steps import Quick, Step, Value, exact, listed, pair, remembered, text_of
 
 SHANGHAI = "Asia/Shanghai"
 
-_REMEMBERED = 50_000
-"""Texts of times that are remembered: a year of minutes of a market."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -21,7 +19,10 @@ def _epoch(factor: int) -> Step:
     def step(value: Value) -> Value:
         return round(exact(text_of(value)) * factor)
 
-    return step
+    def many(values: Sequence[Value]) -> list[Value] | None:
+        return [value * factor for value in values] if set(map(type, values)) == {int} else None
+
+    return Quick(step, many)
 
 
 @listed
@@ -50,22 +51,7 @@ def time(form: str, tz: str = SHANGHAI) -> Step:
     def step(value: Value) -> Value:
         return micros_of(datetime.strptime(text_of(value).strip(), form), at)  # noqa: DTZ007 - the zone is put in next
 
-    return Quick(step, _remembering(step))
-
-
-def _remembering(step: Step) -> Callable[[Sequence[Value]], list[Value]]:
-    """Bars of all stocks say the same times: each text is read once, as long as there are not too many."""
-    known: dict[Value, Value] = {}
-
-    def many(values: Sequence[Value]) -> list[Value]:
-        new = set(values).difference(known)
-        if len(known) + len(new) > _REMEMBERED:
-            known.clear()
-            new = set(values)
-        known.update((value, step(value)) for value in new)
-        return [known[value] for value in values]
-
-    return many
+    return remembered(step)
 
 
 @listed
