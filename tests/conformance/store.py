@@ -21,7 +21,7 @@ from conformance.store_reads import ReadConformance
 from tidewire.errors import PositionMismatch, QueryError, StoreError
 from tidewire.records.batch import HOUR_US, Fate, Stream
 from tidewire.records.market import Instrument, Kline, Quote, Trade
-from tidewire.records.ops import Gap, Quarantined
+from tidewire.records.ops import Finding, Gap, Quarantined
 from tidewire.records.reference import TradingDay
 from tidewire.store.protocol import Query, Store
 
@@ -334,6 +334,13 @@ class StoreConformance(ReadConformance, HeldConformance, CommitConformance):
         written = await store.write([later, feed.batch(Trade.type, [trade(1)], gaps=first)])
         assert [(one.stored, one.revisions) for one in written] == [(1, 1), (1, 0)]
         assert (await store.read(Query(Gap.type))).rows["state"].to_list() == ["filling"]
+
+    async def test_findings_ride_on_other_rows_and_have_no_fate(self, store: Store) -> None:
+        feed = Feed()
+        found = rows(Finding.type, [{"rule": "vwap", "frame": 3, "event_time": 3, "count": 1}])
+        await store.write([feed.batch(Trade.type, [trade(1)], findings=found)])
+        assert (await store.read(Query(Finding.type))).rows["rule"].to_list() == ["vwap"]
+        assert not any(kind == "finding" for kind, _ in fate_sums(await store.fates()))
 
     async def test_gaps_are_shown_though_another_stream_rests(self, store: Store) -> None:
         await store.write([Feed().mark(Quote.type, until=1)])

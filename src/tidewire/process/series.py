@@ -325,7 +325,10 @@ def _runs(rows: pl.DataFrame, order: str, step: int) -> Iterator[_Run]:
 
 
 def step_of(kind: RecordType, series: Series) -> int:
-    """By how much the order grows from row to row where nothing is missing; 0 where that is not known."""
+    """By how much the order grows from row to row where nothing is missing; 0 where that is not known.
+
+    Bars of the mainland exchanges stop at lunch, at night and on holidays: no step leads from one to the next.
+    """
     if kind.contiguous:
         return 1
     if "interval" not in kind.series:

@@ -67,7 +67,9 @@ class Instrument(MarketRecord, reference=True):
         nullable=True,
     )
     name = Text("Name for people.", nullable=True, example="Bitcoin / TetherUS")
-    board = Text("Part of the exchange it is listed on.", choices=("main", "star", "chinext", "bse"), nullable=True)
+    board = Text(
+        "Part of the exchange it is listed on.", choices=("main", "star", "chinext", "bse", "b_share"), nullable=True
+    )
     listed_on = Day("First day of trading.", nullable=True)
     delisted_on = Day("Day from which it is not listed any more.", nullable=True)
 

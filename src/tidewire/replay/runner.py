@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tidewire.collect import Assembler, Parser
 from tidewire.journal import Frame
+from tidewire.process.checks import CheckConfig
 from tidewire.process.processor import Processor
 from tidewire.records.batch import Batch
 from tidewire.replay.clock import ReplayClock
@@ -45,10 +46,11 @@ class Replay:
         *,
         lanes: int = 1,
         cut: Callable[[], int] | None = None,
+        checks: CheckConfig | None = None,
     ) -> None:
         self._source = source
         self._assembler = Assembler(source.uuid, parsers, lanes)
-        self._processor = Processor()
+        self._processor = Processor(checks=checks)
         self._cut = cut or (lambda: STEP_FRAMES)
         self.clock = ReplayClock()
         self.frames = 0

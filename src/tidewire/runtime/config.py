@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
 
 from tidewire.collect import PumpConfig, Section, SourceConfig
 from tidewire.collect.config import kind_of, read, seconds
@@ -15,6 +17,7 @@ from tidewire.collect.document import read_document
 from tidewire.errors import ConfigError, InputError
 from tidewire.journal import Durability, JournalConfig
 from tidewire.process.breaker import BreakerConfig
+from tidewire.process.checks import CheckConfig, read_checks
 from tidewire.records.calendar import tell
 
 DEFAULT_FILE = "tidewire.yaml"
@@ -175,6 +178,32 @@ class FailoverSection(Section, frozen=True):
     retry: str = "1m"
 
 
+class PoolSection(Section, frozen=True):
+    """Where a pool's proxies come from: one of ``list``, ``file``, ``url``. ``direct``: without one if need be."""
+
+    list: Sequence[str] = ()
+    file: str = ""
+    url: str = ""
+    refresh: str = "5m"
+    timeout: str = "10s"
+    direct: bool = False
+
+
+class IdentitiesSection(Section, frozen=True):
+    """The browsers that declared sources pass for; ``list``: own ones, each as its headers."""
+
+    enabled: bool = True
+    keep: str = "1h"
+    list: Sequence[Mapping[str, str]] = ()
+
+
+class BrowserSection(Section, frozen=True):
+    """The real browser of sources that need one. ``executable`` is empty for the one that playwright installs."""
+
+    executable: str = ""
+    pages: Annotated[int, msgspec.Meta(ge=1, le=32)] = 2
+
+
 class Config(Section, frozen=True):
     """One platform. ``sources`` are source files (relative to this file) or their content."""
 
@@ -184,11 +213,15 @@ class Config(Section, frozen=True):
     clock: Literal["system", "upstream"] = "system"
     journal: JournalSection = JournalSection()
     pipe: PipeSection = PipeSection()
+    checks: Mapping[str, Any] = {}
     gaps: GapsSection = GapsSection()
     bus: BusSection = BusSection()
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
     calendars: Mapping[str, CalendarSection] = {}
+    proxies: Mapping[str, PoolSection] = {}
+    identities: IdentitiesSection = IdentitiesSection()
+    browser: BrowserSection = BrowserSection()
     plugins: str = "plugins"
     failover: Mapping[str, FailoverSection] = {}
     sources: Sequence[Any] = ()
@@ -215,6 +248,10 @@ class Config(Section, frozen=True):
         """The pump's own configuration."""
         section = self.pipe
         return PumpConfig(parse_ms=section.parse_ms, parse_frames=section.parse_frames, unheard_ms=section.unheard_ms)
+
+    def check_config(self) -> CheckConfig:
+        """The checks that run; `ConfigError` for names and numbers that are none."""
+        return read_checks(self.checks)
 
     def breaker_config(self) -> BreakerConfig:
         """The circuit breaker's own configuration."""
@@ -290,6 +327,11 @@ def _tell_calendars(config: Config, path: Path) -> None:
 def load_source(path: Path, environ: Mapping[str, str] | None = None) -> SourceConfig:
     """Read a source file; `ConfigError` as for a platform file."""
     return _source(_mapping(path, os.environ if environ is None else environ), str(path))
+
+
+def secret(name: str) -> str | None:
+    """A key that a declared source names, of the environment."""
+    return os.environ.get(name)
 
 
 def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> SourceConfig:

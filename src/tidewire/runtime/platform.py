@@ -35,13 +35,15 @@ from tidewire.records.market import Instrument
 from tidewire.runtime import installed
 from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
-from tidewire.runtime.config import Config, Loaded
+from tidewire.runtime.config import Config, Loaded, secret
 from tidewire.runtime.failover import Failover, successions_of
 from tidewire.runtime.gaps import StoreLedger, last_rows
+from tidewire.runtime.knowing import StoredValues
 from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.plugins import Around, Plugins, files_of
 from tidewire.runtime.quarantine import Quarantine
 from tidewire.runtime.quarantine_cases import Cases
+from tidewire.runtime.reach import families_of
 from tidewire.runtime.running import Care, Sources
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
@@ -145,7 +147,10 @@ class Tidewire:
             self.instruments,
             down_since_ns,
             self.cursors,
+            families_of(self.loaded, self.clock, self.rng),
             successions=self.failover.successions,
+            known=StoredValues(self.store),
+            secret=secret,
         )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard
@@ -157,7 +162,9 @@ class Tidewire:
         self.plugins = Plugins(self.loaded.plugins, self._around(self.running))
         self.plugins.begin(code)
         cases = Cases(self.store, FramesAnywhere(self.journal, config, data), self.clock)
-        self.quarantine = Quarantine(cases, self.journal, self.clock, self._parsers, self.pipe.stored)
+        self.quarantine = Quarantine(
+            cases, self.journal, self.clock, self._parsers, self.pipe.stored, config.check_config()
+        )
         self._spawn("pipe", self.pipe.run())
         if self.collect:
             await self._serve_and_collect(self.running)
@@ -394,10 +401,18 @@ def chosen_apps(loaded: Loaded, registry: AppRegistry) -> list[tuple[SourceConfi
         try:
             app = registry.get(source.source.name)
             app.check(source)
+            _check_pool(app.pool(source), loaded)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         chosen.append((source, app))
     return chosen
+
+
+def _check_pool(name: str, loaded: Loaded) -> None:
+    pools = loaded.config.proxies
+    if name and name not in pools:
+        valid = ", ".join(pools) or "none, see `proxies` of the platform file"
+        raise ConfigError(f"proxy: no pool {name!r}.{nearest(name, pools)} Valid: {valid}.")
 
 
 def make_bus(loaded: Loaded, clock: Clock, rng: Rng) -> Bus:
@@ -473,4 +488,5 @@ def pipe_config(config: Config) -> PipeConfig:
         store_ms=section.store_ms,
         store_rows=section.store_rows,
         breaker=config.breaker_config(),
+        checks=config.check_config(),
     )

@@ -27,6 +27,7 @@ from tidewire.errors import (
     nearest,
 )
 from tidewire.journal import Frame, Journal, Kind
+from tidewire.process.checks import CheckConfig
 from tidewire.process.processor import Processor
 from tidewire.records.clock import Clock, utc
 from tidewire.records.record import RecordType, types
@@ -92,12 +93,14 @@ class Quarantine:
         clock: Clock,
         parsers: Callable[[], Awaitable[Mapping[str, Parser]]],
         stored: Callable[[int], Awaitable[None]],
+        checks: CheckConfig | None = None,
     ) -> None:
         self._cases = cases
         self._journal = journal
         self._clock = clock
         self._parsers = parsers
         self._stored = stored
+        self._checks = checks
         self._turn = asyncio.Lock()
 
     async def show(self, journal: str, frame: int) -> dict[str, Any]:
@@ -240,7 +243,7 @@ class Quarantine:
         now, mono = self._clock.wall_ns(), self._clock.mono_ns()
         frame = Frame(self._journal.head + 1, now, mono, Kind.OPERATOR, origin, b"", payload)
         reading = redo(Place(self._journal.uuid, plan.source), frame, parsers.get(plan.source))
-        plan.comes_to, plan.failing = _judged(self._journal.uuid, reading)
+        plan.comes_to, plan.failing = _judged(self._journal.uuid, reading, Processor(checks=self._checks))
         return plan
 
     async def _write(self, ask: Ask, plans: list[_Plan]) -> None:
@@ -387,13 +390,12 @@ def _material(frame: Frame) -> tuple[Copied, Sequence[tuple[str, int]] | None, d
     return before.copied, before.take, dict(before.values)
 
 
-def _judged(journal: str, reading: Reading) -> tuple[Counter[str], list[dict[str, Any]]]:
+def _judged(journal: str, reading: Reading, processor: Processor) -> tuple[Counter[str], list[dict[str, Any]]]:
     """Rows that pass by type, and what fails: by parser, by exactness, by rule."""
     failing: list[dict[str, Any]] = [
         {"record_type": FRAME, "row": 0, "reasons": {"unreadable": why}} for _, why in reading.outcome.unreadable
     ]
     passed = Counter[str]()
-    processor = Processor()
     for part, rows in reading.built:
         _, rejections = processor.judge(journal, part.type, rows.rows, rows.connections)
         if rows.rows.height > len(rejections):

@@ -291,6 +291,12 @@ def test_gaps_of_connections_lead_to_no_hole() -> None:
     assert hole_of(Trade.type, row) is None
 
 
+def test_a_lunch_break_is_no_hole() -> None:
+    before, after = ({**bar(minute), "instrument": "600000.SH"} for minute in (0, 90))
+    assert SeriesWatch(Kline.type).sort(rows(Kline.type, [before, after])).holes == []
+    assert len(SeriesWatch(Kline.type).sort(rows(Kline.type, [bar(0), bar(90)])).holes) == 1
+
+
 def test_what_a_gap_row_says() -> None:
     (hole,) = SeriesWatch(Trade.type).sort(rows(Trade.type, [trade(10, event_time=7), trade(15, event_time=9)])).holes
     told = describe(Trade.type, hole)

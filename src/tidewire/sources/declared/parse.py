@@ -55,7 +55,10 @@ class DeclaredParser:
         return outcome
 
     def _take(self, frame: Frame, names: Mapping[str, Any], outcome: Outcome) -> None:
-        read = self._source.read(frame.payload, names, frame.wall_ns // 1_000)
+        asked, received_us = frame.origin.request, frame.wall_ns // 1_000
+        read = self._source.recent.take(asked, received_us, frame.payload)
+        if read is None:
+            read = self._source.read(frame.payload, names, received_us)
         if read.action == "quarantine":
             raise ParseError(LOOK)
         there = False
@@ -63,7 +66,14 @@ class DeclaredParser:
             outcome.filtered += [frame] * part.filtered
             count = len(part.places)
             if count:
-                parsed = Parsed(made.kind, part.columns, [frame] * count, part.places, wrong=part.wrong)
+                parsed = Parsed(
+                    made.kind,
+                    part.columns,
+                    [frame] * count,
+                    part.places,
+                    past="until" in names,  # a window of time is asked for after it, however long
+                    wrong=part.wrong,
+                )
                 outcome.parsed.append(parsed)
             there = there or bool(count or part.filtered)
         if not there:
