@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from collections.abc import Sequence
@@ -140,6 +141,11 @@ def levels(place: str, power: str = "0") -> Step:
     def step(value: Value) -> Value:
         if not isinstance(value, list) or len(value) % 2:
             raise TypeError(f"{text_of(value)[:40]!r} is not a list of prices and sizes in turn")
+        prices = value[::2]
+        if set(map(type, value)) == {str} and all(map(_is_price, prices)):
+            if place == "0":
+                return prices
+            return value[1::2] if scaled is text_of else [text_of(scaled(each)) for each in value[1::2]]
         there = [at for at in range(0, len(value), 2) if _is_price(value[at])]
         if place == "0":
             return [text_of(value[at]) for at in there]
@@ -148,6 +154,7 @@ def levels(place: str, power: str = "0") -> Step:
     return step
 
 
+@functools.lru_cache(maxsize=65_536)  # the prices of a market, which are the same again and again
 def _is_price(value: Value) -> bool:
     text = value if isinstance(value, str) else "" if value is None else str(value)
     if text[:1] in _NOT_ZERO:  # almost all are, and a book of five levels has ten
