@@ -80,7 +80,7 @@ async def tidewire(folder: Path) -> int:
     await store.open()
     async for _ in Replay(JournalReader(folder / "journal"), {SOURCE: parser}).into(store):
         pass
-    rows = sum((await store.counts()).values())
+    rows = sum(count for (kind, _, _), count in (await store.counts()).items() if kind == "kline")
     await store.close()
     return rows
 

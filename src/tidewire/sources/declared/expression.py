@@ -267,12 +267,17 @@ def _defaulted(before: Column, other: Column) -> Column:
 
 def _paired(before: Column, other: Column, of_both: Callable[[Value, Value], Value], text: str) -> Column:
     def column(rows: Rows) -> list[Value]:
-        pairs = list(zip(before(rows), other(rows), strict=True))
+        firsts, seconds = before(rows), other(rows)
+        if None not in firsts and None not in seconds:
+            try:
+                return list(map(of_both, firsts, seconds))
+            except (ValueError, TypeError, OverflowError):
+                pass  # which rows cannot be read is found below
 
         def step(pair: Value) -> Value:
             return of_both(*pair)
 
-        whole = [None if None in pair else pair for pair in pairs]
+        whole = [None if None in pair else pair for pair in zip(firsts, seconds, strict=True)]
         return _stepped(lambda _: whole, step, text)(rows)
 
     return column

@@ -248,13 +248,13 @@ def cut(start: str, end: str = "") -> Step:
 @listed
 def prefix(text: str) -> Step:
     """``text`` before it."""
-    return lambda value: text + text_of(value)
+    return remembered(lambda value: text + text_of(value))
 
 
 @listed
 def suffix(text: str) -> Step:
     """``text`` behind it."""
-    return lambda value: text_of(value) + text
+    return remembered(lambda value: text_of(value) + text)
 
 
 @listed
