@@ -7,18 +7,17 @@ row by row.
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidewire.records.calendar import LENGTHS, Calendar, calendar, of_venue
+from tidewire.process.steps import Series, missing, step_of, stretches
 from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType
 
@@ -31,9 +30,6 @@ FEW_SERIES = 4
 """Up to so many, rows are looked for series by series."""
 MANY_ROWS = 256
 """From here on a query is quicker than Python, where rows are of several series."""
-
-Series = tuple[Any, ...]
-"""The values of the columns that name a series."""
 
 Shown = tuple[int, int, int]
 """Frame, ordinal and receive time (µs) of a row."""
@@ -355,57 +351,6 @@ def _runs(rows: pl.DataFrame, order: str, step: int) -> Iterator[_Run]:
     ends = np.append(begins[1:], orders.size) - 1 if step else begins
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
         yield _Run(int(orders[begin]), int(orders[end]), step, begin, columns)
-
-
-def step_of(kind: RecordType, series: Series) -> int:
-    """By how much the order grows from row to row where nothing is missing; 0 where that is not known.
-
-    Bars of the mainland exchanges stop at lunch, at night and on holidays: no step leads from one to the next.
-    """
-    if kind.contiguous:
-        return 1
-    if "interval" not in kind.series:
-        return 0
-    interval = series[kind.series.index("interval")]
-    if interval not in LENGTHS and _calendar(kind, series) is not None:
-        return 0  # bars of whole sessions: a stock that is suspended has none
-    return INTERVALS[interval] * 1_000_000
-
-
-def _calendar(kind: RecordType, series: Series) -> Calendar | None:
-    """The calendar by which a series has bars; ``None`` where it has them all the time."""
-    return of_venue(str(series[kind.series.index("instrument")]).rpartition(".")[2])
-
-
-def missing(kind: RecordType, series: Series, after: int, before: int) -> list[tuple[int, int]]:
-    """The order values that should stand between two, as ranges (first, last) without a step missing.
-
-    Of bars within a session those that the session has, for each half of it by itself; on a day between the two without
-    any bar the stock was suspended, or a whole reply is missing, which whoever asked has told.
-    """
-    step = step_of(kind, series)
-    sessions = _calendar(kind, series) if "interval" in kind.series else None
-    if sessions is None:
-        return [(after + step, before - step)]
-    interval = series[kind.series.index("interval")]
-    return _missing_in_sessions(sessions.name, sessions.last_known, interval, (after, before))
-
-
-@functools.lru_cache(maxsize=1_024)
-def _missing_in_sessions(name: str, _known: date, interval: str, between: tuple[int, int]) -> list[tuple[int, int]]:
-    """`missing` by a calendar as it is known up to a day: the same for all stocks at the same moment."""
-    sessions = calendar(name)
-    days = dict.fromkeys(sessions.day(_EPOCH + timedelta(microseconds=at)) for at in between)
-    opens = [at for day in days for at, _ in sessions.grid(day, interval) if between[0] < at < between[1]]
-    return list(stretches(opens, LENGTHS[interval] * 1_000_000))
-
-
-def stretches(orders: npt.ArrayLike, step: int) -> Iterator[tuple[int, int]]:
-    """Order values in any order as ranges (first, last) without a step missing."""
-    ordered = np.unique(np.asarray(orders, dtype=np.int64))
-    for part in np.split(ordered, np.flatnonzero(np.diff(ordered) != step) + 1):
-        if part.size:
-            yield int(part[0]), int(part[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import polars as pl
 from tidewire.collect import OpenGap, Range, told_of
 from tidewire.process.checks.known import FIELDS
 from tidewire.process.processor import Processor
-from tidewire.process.series import Hole, hole_of, step_of, stretches
+from tidewire.process.series import Hole, hole_of
+from tidewire.process.steps import step_of, stretches
 from tidewire.records.clock import utc
 from tidewire.records.market import Instrument
 from tidewire.records.ops import Gap
