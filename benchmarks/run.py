@@ -14,10 +14,13 @@ from pathlib import Path
 import bus
 import feed
 import journal
+import replay
+import snapshot
 
 from tidewire import telemetry
 
 HERE = Path(__file__).parent
+STOCKS, DAYS = 5_500, 2_430
 
 
 def main() -> None:
@@ -38,6 +41,8 @@ def main() -> None:
             journal.measure(chosen.events, chosen.repeat),
             bus.measure(chosen.events // 40, chosen.repeat),
             feed.measure(chosen.events, chosen.repeat),
+            snapshot.measure(STOCKS, chosen.repeat),
+            replay.measure(STOCKS, DAYS, 1),
         ],
     }
     text = json.dumps(found, indent=2)

@@ -17,11 +17,13 @@ import typer
 import tidewire
 from tidewire import telemetry
 from tidewire.records import market, ops
+from tidewire.records import reference as reference_family
 from tidewire.records.forms import reference
 from tidewire.records.record import types
 from tidewire.runtime import cli
 
 HERE = Path(__file__).parent
+FAMILIES = (market, reference_family, ops)
 NOTE = "<!-- Written by docs/generate.py (make docs); edit the code, not this page. -->"
 WORDS = {bool: "flag", int: "integer", float: "number", str: "text", Path: "path", list[str]: "text, repeatable"}
 
@@ -37,12 +39,12 @@ def record_types() -> str:
         "[data-model.md](data-model.md). The last four columns of every type are its lineage.",
         "",
     ]
-    for family in (market, ops):
+    for family in FAMILIES:
         name = family.__name__.rpartition(".")[2]
         kinds = [kind for kind in types().values() if kind.record.__module__ == family.__name__]
         links = ", ".join(f"[`{kind.name}`](#{kind.name})" for kind in kinds)
         lines += [f"**{name}**: {links}", ""]
-    for family in (market, ops):
+    for family in FAMILIES:
         lines += [reference(kind) for kind in types().values() if kind.record.__module__ == family.__name__]
     return "\n".join(lines)
 

@@ -119,6 +119,9 @@ class TransientError(SourceError):
 
     code = "source_unavailable"
 
+    elsewhere = False
+    """Whether another way to ask is left, so that now may be as good as later."""
+
 
 class RateLimited(TransientError):
     """The source asked us to slow down for ``retry_after`` seconds."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from datetime import date
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,10 +18,11 @@ from conformance.store_commits import CommitConformance
 from conformance.store_held import HeldConformance
 from conformance.store_kit import START_US, Feed, at, bar, everything, fate_sums, quote, rows, trade
 from conformance.store_reads import ReadConformance
-from tidewire.errors import PositionMismatch, StoreError
+from tidewire.errors import PositionMismatch, QueryError, StoreError
 from tidewire.records.batch import HOUR_US, Fate, Stream
 from tidewire.records.market import Instrument, Kline, Quote, Trade
-from tidewire.records.ops import Gap, Quarantined
+from tidewire.records.ops import Finding, Gap, Quarantined
+from tidewire.records.reference import TradingDay
 from tidewire.store.protocol import Query, Store
 
 Make = Callable[[], Store]
@@ -263,6 +266,46 @@ class StoreConformance(ReadConformance, HeldConformance, CommitConformance):
         assert found["status"].to_list() == ["halted"]
         assert fate_sums(await store.fates())["instrument", "duplicate"] == 2
 
+    async def test_which_name_a_code_had_on_a_day(self, store: Store) -> None:
+        """A definition's revisions are its history: a read as of a day gives what was known then."""
+        feed, day = Feed(), 86_400
+        spec = {"instrument": "600000.SH", "uid": "u", "native": "600000", "kind": "stock", "board": "main"}
+        for place, (name, status, delisted) in enumerate(
+            [("Pufa", "trading", None), ("ST Pufa", "trading", None), ("ST Pufa", "delisted", date(2026, 1, 7))]
+        ):
+            known = {"name": name, "status": status, "listed_on": date(1999, 11, 10), "delisted_on": delisted}
+            row = {**spec, **known, "frame": place, "event_time": place * day, "ingested_at": place * day}
+            await store.write([feed.batch(Instrument.type, [row])])
+        names: list[Any] = []
+        for hours in (1, 25, 49):
+            found = await everything(store, Instrument.type, as_of=at(hours * 3_600))
+            names.append(found.select("name", "status", "delisted_on", "listed_on").row(0))
+        listed = date(1999, 11, 10)
+        assert names == [
+            ("Pufa", "trading", None, listed),
+            ("ST Pufa", "trading", None, listed),
+            ("ST Pufa", "delisted", date(2026, 1, 7), listed),
+        ]
+        assert (await everything(store, Instrument.type, revisions="all")).height == 3
+
+    async def test_a_day_is_a_key_to_ask_by(self, store: Store) -> None:
+        feed = Feed()
+        for place, session in enumerate([True, True, False]):
+            row = {
+                "exchange": "XSHE",
+                "day": date(2026, 10, 8),
+                "session": session,
+                "ingested_at": place,
+                "frame": place,
+            }
+            other = {**row, "day": date(2026, 10, 9), "session": True}
+            await store.write([feed.batch(TradingDay.type, [row, other])])
+        found = await everything(store, TradingDay.type, where={"day": ["2026-10-08"]})
+        assert found.select("day", "session").rows() == [(date(2026, 10, 8), False)]
+        assert fate_sums(await store.fates())["trading_day", "duplicate"] == 3
+        with pytest.raises(QueryError, match="days such as 2026-01-05"):
+            await everything(store, TradingDay.type, where={"day": ["8.10.2026"]})
+
     # Gaps, quarantine, fates
 
     async def test_a_gap_is_found_in_its_latest_state(self, store: Store) -> None:
@@ -291,6 +334,13 @@ class StoreConformance(ReadConformance, HeldConformance, CommitConformance):
         written = await store.write([later, feed.batch(Trade.type, [trade(1)], gaps=first)])
         assert [(one.stored, one.revisions) for one in written] == [(1, 1), (1, 0)]
         assert (await store.read(Query(Gap.type))).rows["state"].to_list() == ["filling"]
+
+    async def test_findings_ride_on_other_rows_and_have_no_fate(self, store: Store) -> None:
+        feed = Feed()
+        found = rows(Finding.type, [{"rule": "vwap", "frame": 3, "event_time": 3, "count": 1}])
+        await store.write([feed.batch(Trade.type, [trade(1)], findings=found)])
+        assert (await store.read(Query(Finding.type))).rows["rule"].to_list() == ["vwap"]
+        assert not any(kind == "finding" for kind, _ in fate_sums(await store.fates()))
 
     async def test_gaps_are_shown_though_another_stream_rests(self, store: Store) -> None:
         await store.write([Feed().mark(Quote.type, until=1)])

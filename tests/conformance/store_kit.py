@@ -36,6 +36,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "quote": {"bid_price": "99", "bid_size": "1", "ask_price": "101", "ask_size": "2"},
     "kline": {"open": "1", "high": "3", "low": "1", "close": "2", "volume": "10", "amount": "20", "final": True},
     "gap": {"record_type": "trade", "cause": "sequence", "state": "open"},
+    "finding": {"journal": "j1", "record_type": "trade", "row": 0, "severity": "flag"},
     "quarantined": {"journal": "j1", "record_type": "trade", "row": 0, "reasons": "{}", "state": "open"},
 }
 

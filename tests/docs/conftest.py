@@ -55,7 +55,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 async def _live(directory: Path, ready: Future[Running], stop: asyncio.Event) -> None:
     try:
-        sandbox = Sandbox(SandboxConfig(rate=400.0, history_hours=2, harbour_symbols=harbour_names(3)))
+        config = SandboxConfig(rate=400.0, history_hours=2, harbour_symbols=harbour_names(3), china_stocks=60)
+        sandbox = Sandbox(config)
         await sandbox.start()
         try:
             async with running(_loaded(sandbox.url, directory)) as tidewire:

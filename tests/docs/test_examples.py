@@ -27,7 +27,7 @@ TIMEOUT_S = 30
 # Commands that install, run until Ctrl-C, or need a file of the reader's; what they are is checked, not what they do.
 NOT_RUN = re.compile(
     r"make |python3 -m venv |\.venv/bin/python -m pip |bash \.ci/run$"
-    r"|\.venv/bin/tidewire up \S+$|\.venv/bin/tidewire sandbox --port 8701( --recording .*)?$"
+    r"|\.venv/bin/tidewire up \S+$|\.venv/bin/tidewire sandbox --port 8701( --(recording|china) .*)?$"
     r"|\.venv/bin/tidewire source check plugins/\S+$"
     r"|\.venv/bin/tidewire check tidewire\.yaml$|\.venv/bin/tidewire check binance\.yaml$"
 )
@@ -52,7 +52,7 @@ def fetched(command: str, platform: Running) -> str:
             assert not word.startswith("-"), f"{command}: {word}"
             url = word
     with urlopen(Request(url, data=body, method=method), timeout=TIMEOUT_S) as answer:
-        return answer.read().decode()
+        return answer.read().decode(answer.headers.get_content_charset("utf-8"))
 
 
 def process(command: list[str], platform: Running, directory: Path) -> str:

@@ -246,6 +246,11 @@ MISTAKES = {
     "key": "source: {type: market, name: binance}\ncolectors: {}\n",
     "collector": "source: {type: market, name: binance}\ncollectors: {trad: {symbols: [BTCUSDT]}}\n",
     "source": "source: {type: market, name: binanse}\n",
+    "pool": """
+proxies: {cheap: {list: ["127.0.0.1:3128"]}}
+sources:
+  - {source: {type: declared, name: eastmoney.a_share_quotes}, api: {proxy: "pool:chep"}}
+""",
     "variable": 'source: {type: market, name: binance}\napi: {key: "${NOPE}"}\n',
 }
 MESSAGES = {block.name: block for block in blocks("message", page=ROOT / "docs" / "troubleshooting.md")}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from tidewire import telemetry
 from tidewire.bus import Bus, Full, Handler, Subscription
+from tidewire.collect import control
 from tidewire.collect.collector import Collector
 from tidewire.collect.config import SourceConfig
 from tidewire.collect.cursors import Cursors
@@ -23,8 +24,8 @@ from tidewire.collect.http import Reply
 from tidewire.collect.parser import Parser
 from tidewire.collect.silence import Expected
 from tidewire.collect.succession import Successions
-from tidewire.errors import BusClosed, InputError, NotFound, TerminalError, nearest
-from tidewire.journal import Journal, Origin
+from tidewire.errors import BusClosed, InputError, JournalError, NotFound, TerminalError, nearest
+from tidewire.journal import Journal, Kind, Origin
 from tidewire.records.clock import Clock, Rng, UpstreamClock
 from tidewire.records.event import notice
 from tidewire.records.instrument import InstrumentBook
@@ -32,8 +33,33 @@ from tidewire.records.instrument import InstrumentBook
 NOTE = "NOTE"
 """The request of a frame that was not received: a collector's note to its parser."""
 
+if TYPE_CHECKING:
+    from tidewire.collect.control import GapTold
+
 _log = telemetry.log("collect")
 _up = telemetry.gauge("source_up", "Whether a source was started and not stopped", ("source",))
+
+
+class Known(Protocol):
+    """Reads what is stored."""
+
+    async def __call__(self, kind: str, column: str, where: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """The values of a column in the latest rows of a record type, each once, sorted; ``where``: only such rows."""
+        ...
+
+
+Secret = Callable[[str], str | None]
+"""A key by the name of its variable; ``None`` where it is not set."""
+
+
+def no_secret(name: str) -> str | None:
+    """Where no environment is at hand."""
+    return None
+
+
+async def nothing_known(kind: str, column: str, where: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Where no store is at hand."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +79,10 @@ class Context:
     """What sources that ask sites of one owner share."""
     successions: Successions = field(default_factory=Successions)
     """Which sources stand in for each other."""
+    known: Known = nothing_known
+    """What is stored, for sources that ask for what others brought."""
+    secret: Secret = field(default=no_secret, repr=False)
+    """Keys that a declared source names."""
 
     @property
     def upstream(self) -> UpstreamClock | None:
@@ -110,6 +140,11 @@ class App(ABC):
     @abstractmethod
     def check(cls, config: SourceConfig) -> None:
         """Raise `ConfigError` for a configuration that cannot work; must not touch the network."""
+
+    @classmethod
+    def pool(cls, config: SourceConfig) -> str:
+        """The name of the pool of proxies it is asked over; empty where there is none."""
+        return config.api.pool
 
     async def initialize(self) -> None:
         """Prepare collectors; an App registers its own before calling this."""
@@ -172,6 +207,11 @@ class App(ABC):
         """All collectors."""
         return list(self._state.collectors.values())
 
+    def calendars(self) -> set[str]:
+        """The trading calendars its timers go by."""
+        windows = (timer.window for collector in self.list() for timer in collector.timers.values())
+        return {window.calendar for window in windows if window is not None and window.calendar}
+
     # -- gaps -------------------------------------------------------------------------------------------------
 
     def fills(self, record_type: str) -> bool:
@@ -184,6 +224,10 @@ class App(ABC):
         Raises `TerminalError` when the source cannot have it, any other error when another attempt may help.
         """
         raise TerminalError(f"{self.name} has no past to ask for")
+
+    def mends(self, told: GapTold) -> bool:
+        """Whether a collector asks again for what is missing and says itself when the gap is over."""
+        return False
 
     # -- streams ----------------------------------------------------------------------------------------------
 
@@ -221,6 +265,15 @@ class App(ABC):
     def note(self, collector: str, payload: bytes) -> None:
         """Tell the parser something through the journal, where its place among the frames is part of what it says."""
         self.context.journal.append(Origin(self.name, collector, NOTE), payload)
+
+    def write_down(self, collector: str, said: control.Noted, cursor: Mapping[str, str]) -> None:
+        """Keep something worth keeping that is no reply, and where to go on; a journal that fails is only logged."""
+        origin = Origin(self.name, collector, "")
+        moved = self.context.cursors.move(origin, cursor)
+        try:
+            self.context.journal.append(origin, control.encode(said), kind=Kind.CONTROL, cursor=moved)
+        except JournalError as error:
+            _log.warning("not written down", source=self.name, what=said.what, error=str(error))
 
     # -- events -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The request budget of one host: nobody sends more than the host allows, and everybody waits in one line.
 
 Two limits hold together: requests per second with a burst, and the weight the host counts per minute. The host's own
-count, read from a response header, corrects ours; a 429 or 418 stops everyone until the host's time is over.
+count, read from a response header, corrects ours; a 429 or 418 stops everyone until the host's time is over. Where it
+is said, only so many requests are under way at once, and the time between two of them is drawn anew each time.
 
 What can wait (filling gaps, loading history) is asked in the background: it stands behind everything live and leaves a
 part of the minute's weight alone.
@@ -17,10 +18,13 @@ from dataclasses import dataclass
 from tidewire import telemetry
 from tidewire.collect.timer import within
 from tidewire.errors import InputError, RateLimited, TransientError
-from tidewire.records.clock import Clock
+from tidewire.records.clock import Clock, Rng
 
 _SECOND_NS = 1_000_000_000
 _MINUTE_NS = 60 * _SECOND_NS
+
+# Longer than any request waits: only an answer to another one makes room.
+_FULL_NS = 1 << 62
 
 # The longest ban a host is known to give is three days; a header that asks for more is a mistake.
 _PAUSE_S_MAX = 3 * 86400.0
@@ -35,7 +39,9 @@ class Limits:
     """What a host allows. ``weight_per_minute`` is ``None`` where the host counts no weights.
 
     ``waiting_max`` bounds the line: one request more and it fails with `TransientError`. ``background_share`` is how
-    much of a minute's weight may be used up when a background request goes out.
+    much of a minute's weight may be used up when a background request goes out. ``at_once``: how many may be under way,
+    for whoever tells with `Budget.done` that one is over; ``jitter``: by up to this share the time to the next request
+    is longer than it need be.
     """
 
     requests_per_second: float = 20.0
@@ -43,14 +49,18 @@ class Limits:
     weight_per_minute: int | None = None
     waiting_max: int = 1000
     background_share: float = 0.5
+    at_once: int | None = None
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_second", "burst", "weight_per_minute", "waiting_max", "background_share"):
+        for name in ("requests_per_second", "burst", "weight_per_minute", "waiting_max", "background_share", "at_once"):
             found = getattr(self, name)
             if found is not None and not 0 < found < float("inf"):
                 raise InputError(f"{name} is {found!r}: it must be above zero.")
         if self.burst < 1:
             raise InputError(f"burst is {self.burst!r}: at least one request must be allowed.")
+        if not 0 <= self.jitter <= 1:
+            raise InputError(f"jitter is {self.jitter!r}: valid are 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,9 @@ class Budget:
     Waiting is bounded twice: by ``waiting_max`` and by each caller's own time-out.
     """
 
-    def __init__(self, clock: Clock, config: Limits | None = None, host: str = "") -> None:
+    def __init__(self, clock: Clock, config: Limits | None = None, host: str = "", rng: Rng | None = None) -> None:
         self._clock = clock
+        self._rng = rng
         self._config = config or Limits()
         self._most = self._config.weight_per_minute
         self._host = host
@@ -94,11 +105,13 @@ class Budget:
         self._minute_ends_ns = 0
         self._used = 0
         self._paused_ns = 0
+        self._under_way = 0
         self._waiting: deque[_Turn] = deque()
         self.limit(self._config)
 
     def limit(self, config: Limits) -> None:
-        """Other requests per second and another burst from now on."""
+        """Other requests per second, another burst, and how many at once, from now on."""
+        self._config = config
         self._emission_ns = max(1, round(_SECOND_NS / config.requests_per_second))
         self._depth_ns = (config.burst - 1) * self._emission_ns
         for turn in self._waiting:
@@ -155,11 +168,20 @@ class Budget:
         _waiting.labels(self._host).set(len(self._waiting))
         try:
             await self._wait(turn, self._clock.mono_ns() + round(timeout_s * _SECOND_NS))
+        except BaseException:
+            if turn.granted:  # cancelled on its way out: nobody will say that it is done
+                self._under_way -= 1
+            raise
         finally:
             if not turn.granted:
                 self._waiting.remove(turn)
             self._grant()
             _waiting.labels(self._host).set(len(self._waiting))
+
+    def done(self) -> None:
+        """A request that had its turn is over, whatever came of it."""
+        self._under_way -= 1
+        self._grant()
 
     def learn(self, used_weight: int, sent_ns: int | None = None) -> None:
         """Take over the host's own count of the running minute when it is higher than ours.
@@ -231,6 +253,8 @@ class Budget:
     def _due_ns(self, turn: _Turn) -> int:
         """Nanoseconds until a request may go; zero or less is now."""
         now_ns = self._clock.mono_ns()
+        if self._config.at_once is not None and self._under_way >= self._config.at_once:
+            return _FULL_NS
         due_ns = max(self._paused_ns, self._tat_ns - self._depth_ns) - now_ns
         limit = self._most
         if limit is None:
@@ -241,7 +265,9 @@ class Budget:
         return max(due_ns, self._minute_ends_ns - now_ns) if self._used + turn.weight > most else due_ns
 
     def _take(self, weight: int) -> None:
-        self._tat_ns = max(self._tat_ns, self._clock.mono_ns()) + self._emission_ns
+        self._under_way += 1
+        longer = 1.0 if self._rng is None else 1.0 + self._rng.uniform(0.0, self._config.jitter)
+        self._tat_ns = max(self._tat_ns, self._clock.mono_ns()) + round(self._emission_ns * longer)
         self._turn_minute()
         self._used += weight
         _used.labels(self._host).set(self._used)

@@ -197,8 +197,7 @@ class Collector:
                 until_time=max(since_ns, reply.received_ns) // 1_000,
                 detail=said,
             )
-            origin = Origin(self.app.name, self.name, "")
-            self.app.context.journal.append(origin, control.encode(told), kind=Kind.CONTROL)
+            self.write(told)
         if instruments:
             self._trouble(said)
         else:
@@ -207,6 +206,13 @@ class Collector:
     def _trouble(self, why: str) -> None:
         self._troubles += 1
         self._last_trouble = why
+
+    def write(self, act: control.Act, cursor: Mapping[str, str] | None = None) -> None:
+        """Write down something about this collector; ``cursor`` as in `keep`, for what no single reply says."""
+        context = self.app.context
+        origin = Origin(self.app.name, self.name, "")
+        encoded = context.cursors.move(origin, cursor) if cursor else b""
+        context.journal.append(origin, control.encode(act), kind=Kind.CONTROL, cursor=encoded)
 
     def heard(self, wall_ns: int) -> None:
         """Note that data came; what was wrong before is over."""

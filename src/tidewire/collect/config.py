@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -11,6 +11,9 @@ from tidewire.collect.schedule import parse_duration
 from tidewire.errors import ConfigError, InputError, nearest
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+POOL = "pool:"
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +47,8 @@ class Api(Section, frozen=True):
     """Where the source is and how it is reached. Write ``key`` and ``secret`` as ``${VARIABLE}``, not into the file.
 
     ``streams_per_connection``: more streams are spread over several. A connection is replaced when it is up to
-    ``connection_age`` old, before the source cuts it.
+    ``connection_age`` old, before the source cuts it. ``proxy`` is one, or ``pool:NAME``. ``client``: who asks, in
+    place of what a declared source says; ``identity``: whether it passes for a browser.
     """
 
     base_url: str = ""
@@ -52,6 +56,8 @@ class Api(Section, frozen=True):
     key: str = ""
     secret: str = ""
     proxy: str = ""
+    client: Literal["", "http", "browser_tls", "browser"] = ""
+    identity: bool = True
     rate_limit: RateLimit = RateLimit()
     streams_per_connection: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1_024
     connection_age: str = "23h"
@@ -59,6 +65,17 @@ class Api(Section, frozen=True):
     def __post_init__(self) -> None:
         if seconds(self.connection_age, "api.connection_age") < 1:
             raise ConfigError(f"connection_age {self.connection_age!r}: write 1s or more, such as 23h.")
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool of proxies that ``proxy`` says; empty where it is one proxy, or none."""
+        return self.proxy.removeprefix(POOL) if self.proxy.startswith(POOL) else ""
+
+    def plain(self, source: str) -> None:
+        """`ConfigError` for what only declared sources can have."""
+        if self.pool or self.client:
+            key = "proxy: a pool" if self.pool else "client"
+            raise ConfigError(f"api.{key} is for declared sources; {source} takes proxy: http://host:port.")
 
 
 class SourceConfig(Section, frozen=True):

@@ -38,7 +38,7 @@ class Feed:
 
     ``opened(feed, state)`` is called for each new connection, before anything of it, and ``ended(feed, state)`` when
     one is over. ``farewell`` are the beginnings of messages that say the connection will be cut, and what is called
-    then. ``number()`` numbers connections.
+    then. ``number()`` numbers connections. ``label`` is how frames name the address, where that is long.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Feed:
         ended: Callable[[Feed, WsState], None],
         farewell: tuple[tuple[bytes, ...], Callable[[], None]],
         number: Callable[[], int],
+        label: str = "",
     ) -> None:
         self._source = source
         self._context = context
@@ -60,7 +61,8 @@ class Feed:
         self._ended = ended
         self._farewells, self._farewell = farewell
         self._number = number
-        self._origin = Origin(source, "stream", url)
+        self._label = label or url
+        self._origin = Origin(source, "stream", self._label)
         self._resume: asyncio.Task[None] | None = None
         self._count = _frames.labels(source)
         self._volume = _bytes.labels(source)
@@ -133,7 +135,7 @@ class Feed:
     def _turn(self, state: WsState) -> None:
         if state.connected:
             self.last_error = ""
-            self._origin = Origin(self._source, "stream", f"{self._url}#{self._number()}")
+            self._origin = Origin(self._source, "stream", f"{self._label}#{self._number()}")
             self._opened(self, state)
             return
         self.last_error = state.reason

@@ -161,11 +161,12 @@ class Filler:
 
     async def _round(self, *, given_up: bool) -> None:
         try:
-            gaps = await self._ledger.open_gaps(self._app.name, given_up=given_up)
+            found = await self._ledger.open_gaps(self._app.name, given_up=given_up)
         except Exception as error:
             _log.warning("gaps cannot be read; trying again", source=self._app.name, error=str(error))
             return
-        _open.labels(self._app.name).set(len(gaps))
+        _open.labels(self._app.name).set(len(found))
+        gaps = [gap for gap in found if not self._app.mends(gap.told)]
         by_series: dict[tuple[str, str, str | None], list[OpenGap]] = {}
         for gap in gaps:
             by_series.setdefault(gap.series, []).append(gap)

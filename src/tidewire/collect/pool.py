@@ -92,7 +92,8 @@ class _Lane:
 class FeedPool:
     """The streams of one address. ``lost(streams)`` is called when the connection of these broke.
 
-    ``carried(streams)`` says which of these only a connection's break can show the gaps of.
+    ``carried(streams)`` says which of these only a connection's break can show the gaps of. ``label`` is how frames
+    name the address: each holds it, so an address that lists hundreds of streams needs a short one.
     """
 
     def __init__(
@@ -106,9 +107,11 @@ class FeedPool:
         config: PoolConfig | None = None,
         carried: Callable[[Sequence[str]], Sequence[Carried]] = lambda _: (),
         lost: Callable[[Sequence[str]], None] = lambda _: None,
+        label: str = "",
     ) -> None:
         self._source = source
         self._url = url
+        self._label = label
         self._context = context
         self._dialect = dialect
         self._config = config or PoolConfig()
@@ -254,6 +257,7 @@ class FeedPool:
             ended=ended,
             farewell=(self._config.farewells, farewell),
             number=self._number,
+            label=self._label,
         )
 
     def _tell_lost(self, lane: _Lane, feed: Feed, wall_ns: int) -> None:

@@ -42,6 +42,10 @@ class Declared(Protocol):
         """Whether a file is one."""
         ...
 
+    def beside(self, path: Path) -> bool:
+        """Whether Python is part of one."""
+        ...
+
     def app_of(self, path: Path) -> type[App]:
         """Its App; `ConfigError` says what is wrong with it."""
         ...
@@ -72,8 +76,10 @@ class AppRegistry:
                     self.load(path)
 
     def is_code(self, path: Path) -> bool:
-        """Whether a plugin file holds Apps: Python, or a file that declares a source."""
-        return path.suffix == ".py" or (self._declared is not None and self._declared.declares(path))
+        """Whether a plugin file holds Apps: Python that is not part of another file, or one that declares a source."""
+        if path.suffix == ".py":
+            return self._declared is None or not self._declared.beside(path)
+        return self._declared is not None and self._declared.declares(path)
 
     def load(self, path: Path) -> Found:
         """Load (again) the Apps of one plugin file; each `App` subclass in it is registered under its ``name``."""

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 
 from tidewire.errors import InputError, nearest
+from tidewire.records.calendar import calendar
 from tidewire.records.clock import utc
 
 SECOND_NS = 1_000_000_000
@@ -23,6 +24,9 @@ _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _WINDOW = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*-\s*(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _DAY_S = 86400
+
+SESSION = "session"
+"""Text of the window that is a calendar's own."""
 
 # A calendar without a session for this long has ended; looking further would only hide that.
 _SEARCH_DAYS = 400
@@ -126,55 +130,68 @@ class Cron:
 
 @dataclass(frozen=True)
 class Window:
-    """A daily window of local time, ``09:15-15:05``: the start belongs to it, the end does not.
+    """Daily windows of local time, ``09:15-15:05`` or ``09:15-11:35,12:55-15:05``: starts belong to them, ends do not.
 
     A window that ends before it starts runs over midnight and belongs to the day it opens on. ``24:00`` is
-    midnight at the end of the day. ``is_session`` says on which days the window opens; without it, on all.
+    midnight at the end of the day. ``calendar`` names a trading calendar, and the windows open on its sessions only;
+    ``session`` is then when it has something to tell. ``is_session`` says the same of days no calendar knows; without
+    either, they open on all days.
     """
 
     text: str
     tz: str | tzinfo = "UTC"
     is_session: Callable[[date], bool] | None = None
+    calendar: str = ""
     _zone: tzinfo = field(init=False, repr=False, compare=False)
-    _start_s: int = field(init=False, repr=False, compare=False)
-    _end_s: int = field(init=False, repr=False, compare=False)
+    _spans: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        start, end = _edges(self.text)
-        object.__setattr__(self, "_zone", zone(self.tz))
-        object.__setattr__(self, "_start_s", start)
-        object.__setattr__(self, "_end_s", end)
+        text, tz = self.text, self.tz
+        if text.strip() == SESSION:
+            if not self.calendar:
+                raise InputError(f"{SESSION!r} is a window of a trading calendar: name one, such as XSHG.")
+            known = calendar(self.calendar)
+            text, tz = known.hours.window, known.tz
+        elif self.calendar:
+            calendar(self.calendar)  # an unknown one is told now
+        object.__setattr__(self, "_zone", zone(tz))
+        object.__setattr__(self, "_spans", tuple(sorted(_edges(part) for part in text.split(","))))
 
     def contains(self, wall_ns: int) -> bool:
-        """Whether the window is open at that moment."""
+        """Whether a window is open at that moment."""
         today = utc(wall_ns).astimezone(self._zone).date()
-        return any(self._is_open(day, wall_ns) for day in (today - timedelta(days=1), today))
+        return any(
+            opens <= wall_ns < closes and self._opens_on(day)
+            for day in (today - timedelta(days=1), today)
+            for opens, closes in self._on(day)
+        )
 
     def next_open(self, wall_ns: int) -> int | None:
-        """The first moment at or after ``wall_ns`` when the window is open.
+        """The first moment at or after ``wall_ns`` when a window is open.
 
-        ``None`` when ``is_session`` names no day within 400 days.
+        ``None`` when no day within 400 days is a session.
         """
         if self.contains(wall_ns):
             return wall_ns
         today = utc(wall_ns).astimezone(self._zone).date()
         for ahead in range(_SEARCH_DAYS):
             day = today + timedelta(days=ahead)
-            opens, closes = self._span(day)
-            if wall_ns < opens < closes and self._opens_on(day):
-                return opens
+            later = [opens for opens, closes in self._on(day) if wall_ns < opens < closes]
+            if later and self._opens_on(day):
+                return min(later)
         return None
 
     def _opens_on(self, day: date) -> bool:
+        if self.calendar and not calendar(self.calendar).is_session(day):
+            return False
         return self.is_session is None or self.is_session(day)
 
-    def _is_open(self, day: date, wall_ns: int) -> bool:
-        opens, closes = self._span(day)
-        return opens <= wall_ns < closes and self._opens_on(day)
-
-    def _span(self, day: date) -> tuple[int, int]:
-        over = self._end_s <= self._start_s
-        return self._at(day, self._start_s), self._at(day + timedelta(days=1) if over else day, self._end_s)
+    def _on(self, day: date) -> list[tuple[int, int]]:
+        """When the windows of a day open and close."""
+        return [
+            (self._at(day, start), self._at(day + timedelta(days=1) if end <= start else day, end))
+            for start, end in self._spans
+        ]
 
     def _at(self, day: date, seconds: int) -> int:
         if seconds == _DAY_S:
@@ -183,7 +200,7 @@ class Window:
         return _ns(datetime.combine(day, local, tzinfo=self._zone))
 
     def __str__(self) -> str:
-        return f"{self.text} ({self.tz})"
+        return f"{self.text} ({self.calendar}, {self._zone})" if self.calendar else f"{self.text} ({self.tz})"
 
 
 def _edges(text: str) -> tuple[int, int]:

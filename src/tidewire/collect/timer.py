@@ -131,6 +131,11 @@ class Timer:
         return self._loop is not None
 
     @property
+    def window(self) -> Window | None:
+        """When it may run; None: always."""
+        return self._window
+
+    @property
     def status(self) -> TimerStatus:
         """What the timer is doing now."""
         if self._running:

@@ -12,7 +12,8 @@ from typing import cast
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from tidewire import telemetry
-from tidewire.collect.http import env_proxy, told, websocket_url
+from tidewire.collect.http import env_proxy, websocket_url
+from tidewire.collect.masked import told
 from tidewire.collect.timer import within
 from tidewire.collect.ws_config import WsConfig, WsState
 from tidewire.errors import TransientError

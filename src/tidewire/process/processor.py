@@ -1,13 +1,14 @@
 """The processor: each collected batch becomes a processed one, with every row accounted for.
 
-In this order: rules, clock skew, forming rows aside, repeats out, holes found. What a batch comes to depends on the
-frames before it, not on how they were cut into batches. The circuit breaker watches how many rows fail.
+In this order: rules, clock skew, checks that reject, forming rows aside, repeats out, holes found, checks that flag.
+What a batch comes to depends on the frames before it, not on how they were cut into batches. The circuit breaker
+watches how many rows fail.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -17,11 +18,13 @@ import polars as pl
 from tidewire import telemetry
 from tidewire.bus import Bus
 from tidewire.process.breaker import Breaker, BreakerConfig, Flags, Ints, Turn
+from tidewire.process.checks import CheckConfig, Checker, Looked
 from tidewire.process.series import Hole, SeriesWatch, describe
 from tidewire.process.skew import SkewWatch
 from tidewire.records.batch import Batch, Fate, fates_of, fresh, gaps, joined, quarantined, rejection
 from tidewire.records.clock import Clock, utc
 from tidewire.records.event import Event, data_event
+from tidewire.records.market import Instrument
 from tidewire.records.record import RecordType
 
 FUTURE = "future_event"
@@ -40,9 +43,10 @@ _failed = telemetry.counter("process_rule_failures", "Rows that failed a rule", 
 class Processor:
     """Turns collected batches into processed ones; remembers series and skews between batches."""
 
-    def __init__(self, breaker: BreakerConfig | None = None) -> None:
+    def __init__(self, breaker: BreakerConfig | None = None, checks: CheckConfig | None = None) -> None:
         self.skew = SkewWatch()
         self.breaker = Breaker(breaker)
+        self.checks = Checker(checks)
         self._series: dict[str, SeriesWatch] = {}
 
     def watch(self, kind: RecordType) -> SeriesWatch:
@@ -61,14 +65,20 @@ class Processor:
         rejected = fresh(batch.rejected)
         rejected = None if rejected is None else rejected.filter(pl.col("frame") <= position)
         connections = None if batch.connections is None else batch.connections.filter(known)
+        looked = self.checks.look(kind, rows)
         wrong = None if rows.is_empty() else self._wrong(kind, rows, connections)[0] | _among(kind, rows, held)
+        if looked is not None and looked.reasons and wrong is not None:
+            wrong |= _refused(looked)
         for stream in _streams(kind, rows, wrong, rejected):
             self._see(*stream)
         list(self.breaker.take())  # told when it happened
         if wrong is None:
             return
         rows = rows.filter(~wrong)
-        self.watch(kind).remember(rows if kind.final is None else rows.filter(pl.col(kind.final)))
+        rows = rows if kind.final is None else rows.filter(pl.col(kind.final))
+        self.watch(kind).remember(rows)
+        if looked is not None:
+            self.checks.remember(kind, looked, rows)
 
     def process(self, batch: Batch) -> Batch:
         """The processed batch: good rows, forming rows, rejected rows, gaps and fates of the same frames."""
@@ -79,7 +89,10 @@ class Processor:
         if batch.rows.is_empty():
             self._count(batch.type, batch.rows, None, before)
             return batch.with_(connections=None)
-        good, rejected = self._check(batch, fates)
+        if batch.type is Instrument.type:
+            self.checks.learn(batch.rows)
+        looked = self.checks.look(batch.type, batch.rows)
+        good, rejected = self._check(batch, fates, looked)
         forming, good = _split_forming(batch.type, good, fates)
         found = self.watch(batch.type).sort(good)
         if found.duplicates is not None:
@@ -91,6 +104,7 @@ class Processor:
             forming=forming,
             rejected=_in_order(joined(batch.rejected, rejected)),
             gaps=joined(batch.gaps, self._gap_rows(batch.type, found.holes)),
+            findings=self._findings(batch, looked, found.rows),
             fates=fates,
             connections=None,
         )
@@ -99,15 +113,39 @@ class Processor:
         self, journal: str, kind: RecordType, rows: pl.DataFrame, connections: pl.Series | None
     ) -> tuple[pl.Series, list[dict[str, Any]]]:
         """Which rows fail, and the `Quarantined` rows that say why, as plain values."""
-        mask, future = self._wrong(kind, rows, connections)
+        return self._judge(journal, rows, self._wrong(kind, rows, connections), kind, self.checks.look(kind, rows))
+
+    @staticmethod
+    def _judge(
+        journal: str,
+        rows: pl.DataFrame,
+        wrong: tuple[pl.Series, pl.Series | None],
+        kind: RecordType,
+        looked: Looked | None,
+    ) -> tuple[pl.Series, list[dict[str, Any]]]:
+        mask, future = wrong
+        refused = looked.reasons if looked is not None else {}
+        if looked is not None and refused:
+            mask |= _refused(looked)
         if not mask.any():
             return mask, []
         early = set() if future is None else set(future.filter(mask).arg_true())
-        return mask, _rejections(journal, kind, rows.filter(mask), early)
+        checked = (
+            {at: refused[place] for at, place in enumerate(mask.arg_true()) if place in refused} if refused else {}
+        )
+        return mask, _rejections(journal, kind, rows.filter(mask), early, checked)
 
-    def _check(self, batch: Batch, fates: Counter[Fate]) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    def _findings(self, batch: Batch, looked: Looked | None, good: pl.DataFrame) -> pl.DataFrame | None:
+        if looked is None:
+            return batch.findings
+        return joined(batch.findings, self.checks.flags(batch.lineage.journal, batch.type, looked, good))
+
+    def _check(
+        self, batch: Batch, fates: Counter[Fate], looked: Looked | None
+    ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
         kind, rows = batch.type, batch.rows
-        mask, rejections = self.judge(batch.lineage.journal, kind, rows, batch.connections)
+        wrong = self._wrong(kind, rows, batch.connections)
+        mask, rejections = self._judge(batch.lineage.journal, rows, wrong, kind, looked)
         self._count(kind, rows, mask if rejections else None, fresh(batch.rejected))
         if not rejections:
             return rows, None
@@ -201,13 +239,25 @@ def _count_reasons(rejected: Iterable[tuple[Any, ...]]) -> None:
             _failed.labels(source, kind, rule).inc()
 
 
-def _rejections(journal: str, kind: RecordType, bad: pl.DataFrame, early: set[int]) -> list[dict[str, Any]]:
-    by_rule = [place for place in range(bad.height) if place not in early or kind.check(bad[place])[0]]
+def _refused(looked: Looked) -> pl.Series:
+    """Which rows a check rejects."""
+    mask = np.zeros(looked.rows.height, dtype=np.bool_)
+    mask[list(looked.reasons)] = True
+    return pl.Series(mask)
+
+
+def _rejections(
+    journal: str, kind: RecordType, bad: pl.DataFrame, early: set[int], checked: Mapping[int, Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """``early`` rows come from the future; ``checked``: by place, the checks that reject a row, and what they found."""
+    other = early | checked.keys()
+    by_rule = [place for place in range(bad.height) if place not in other or kind.check(bad[place])[0]]
     reasons: dict[int, list[str]] = dict(zip(by_rule, kind.reasons(bad[by_rule]) if by_rule else [], strict=True))
     found: list[dict[str, Any]] = []
     for place, row in enumerate(bad.iter_rows(named=True)):
         names = [*reasons.get(place, []), *([FUTURE] if place in early else [])]
-        found.append(rejection(journal, kind.name, row, {name: row.get(name.partition("|")[0]) for name in names}))
+        said = {name: row.get(name.partition("|")[0]) for name in names} | dict(checked.get(place, {}))
+        found.append(rejection(journal, kind.name, row, said))
     return found
 
 

@@ -8,7 +8,7 @@ row by row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,15 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tidewire.process.steps import Series, missing, step_of, stretches
 from tidewire.records.market import INTERVALS
 from tidewire.records.record import RecordType
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 HISTORY_ROWS = 50_000
 HISTORY_FRAMES = 256
 MAX_OPEN_HOLES = 1_000
-
-Series = tuple[Any, ...]
-"""The values of the columns that name a series."""
+FEW_SERIES = 4
+"""Up to so many, rows are looked for series by series."""
+MANY_ROWS = 256
+"""From here on a query is quicker than Python, where rows are of several series."""
 
 Shown = tuple[int, int, int]
 """Frame, ordinal and receive time (µs) of a row."""
@@ -73,6 +77,7 @@ class SeriesWatch:
         self._order = kind.order or ""
         # Of types whose key says more, one message brings several rows with the same order value.
         self._shared = not set(kind.key) <= {*kind.series, self._order}
+        self._has_steps = kind.contiguous or "interval" in kind.series
         self._marks: dict[Series, _Mark] = {}
         self._open: dict[Series, list[tuple[int, int, Hole]]] = {}
         self._history: deque[tuple[pl.DataFrame, pl.Series | None]] = deque()
@@ -117,11 +122,14 @@ class SeriesWatch:
     # -- fast way ---------------------------------------------------------------------------------------------
 
     def _groups(self, rows: pl.DataFrame) -> Iterator[tuple[Series, _Group]]:
-        """The rows of each series; counted in Python, for a query costs more than a batch of some thousand rows."""
+        """The rows of each series; counted in Python, for a query costs more than a batch of a few thousand rows."""
         columns = [rows.get_column(name) for name in self.kind.series]
         summary = _Summary(rows, self._order, shared=self._shared)
         if all(not column.null_count() and column.min() == column.max() for column in columns):
             yield tuple(column[0] for column in columns), summary.of(slice(None))
+            return
+        if rows.height >= MANY_ROWS:
+            yield from summary.of_each(rows, self.kind.series)
             return
         places: dict[Series, list[int]] = {}
         for place, series in enumerate(zip(*(column.to_list() for column in columns), strict=True)):
@@ -134,7 +142,9 @@ class SeriesWatch:
         if not step:
             return True
         whole = (group.last - group.first) // step + 1 == group.count
-        return whole and (mark is None or group.first == mark.order + step)
+        if not whole or mark is None or group.first == mark.order + step:
+            return whole
+        return not missing(self.kind, series, mark.order, group.first)
 
     # -- slow way: series that jump or step back --------------------------------------------------------------
 
@@ -146,6 +156,36 @@ class SeriesWatch:
             pl.all_horizontal(pl.col(name) == value for name, value in zip(self.kind.series, series, strict=True))
             for series in which
         )
+
+    def _among(self, rows: pl.DataFrame, which: list[Series]) -> pl.Series:
+        """Which rows are of these series."""
+        if len(which) <= FEW_SERIES:
+            return rows.select(self._belongs(which)).to_series()
+        names = list(self.kind.series)
+        schema = {name: rows.schema[name] for name in names}
+        wanted = pl.DataFrame(which, schema=schema, orient="row").with_columns(_wanted=True)
+        found = rows.select(names).join(wanted, on=names, how="left", nulls_equal=True, maintain_order="left")
+        return found["_wanted"].is_not_null()
+
+    def _parts(self, rows: pl.DataFrame, which: list[Series]) -> Iterator[tuple[Series, pl.DataFrame]]:
+        """The rows of each of these series."""
+        if len(which) <= FEW_SERIES:
+            yield from ((series, self._rows_of(rows, series)) for series in which)
+            return
+        parts = rows.filter(self._among(rows, which)).partition_by(self.kind.series, as_dict=True)
+        yield from ((series, parts[series]) for series in which if series in parts)
+
+    def _move_marks(self, rows: pl.DataFrame) -> None:
+        """Of series that count nothing only how far they are matters, and no row is missing between two."""
+        order = pl.col(self._order).cast(pl.Int64)
+        newest = pl.col("event_time").cast(pl.Int64).get(order.arg_max())
+        found = rows.lazy().filter(order.is_not_null()).group_by(self.kind.series).agg(last=order.max(), event=newest)
+        for *names, last, event_us in found.collect().iter_rows():
+            mark = self._marks.get(series := tuple(names))
+            if mark is None:
+                self._marks[series] = _Mark(last, event_us)
+            elif last > mark.order:
+                mark.order, mark.event_us = last, event_us
 
     def _holes_of(self, series: Series, rows: pl.DataFrame) -> list[Hole]:
         """Holes between the rows of a series, in the order they came; late rows close holes.
@@ -165,9 +205,10 @@ class SeriesWatch:
                 continue
             if step and run.first > mark.order + step:
                 before_us, shown = run.event_us(run.first), run.shown(run.first)
-                hole = Hole(series, mark.order + step, run.first - step, mark.event_us, before_us, shown)
-                holes.append(hole)
-                self.seed_hole(hole)
+                for first, last in missing(self.kind, series, mark.order, run.first):
+                    hole = Hole(series, first, last, mark.event_us, before_us, shown)
+                    holes.append(hole)
+                    self.seed_hole(hole)
             mark.order, mark.event_us = run.last, run.event_us(run.last)
         return holes
 
@@ -192,11 +233,14 @@ class SeriesWatch:
         return [replace(hole, shown=shown(order), state="filled") for order, hole in closed]
 
     def _sort_slowly(self, rows: pl.DataFrame, again: list[Series], holes: list[Hole]) -> Sorted:
-        suspect = rows.select(self._belongs(again)).to_series()
+        suspect = self._among(rows, again)
         repeated = self._repeats(rows, suspect)
         kept = rows.filter(~repeated)
-        for series in again:
-            holes += self._holes_of(series, self._rows_of(kept, series))
+        if self._has_steps:
+            for series, part in self._parts(kept, again):
+                holes += self._holes_of(series, part)
+        else:
+            self._move_marks(kept)
         self.remember(kept)
         return Sorted(kept, rows.filter(repeated) if repeated.any() else None, holes)
 
@@ -309,23 +353,6 @@ def _runs(rows: pl.DataFrame, order: str, step: int) -> Iterator[_Run]:
         yield _Run(int(orders[begin]), int(orders[end]), step, begin, columns)
 
 
-def step_of(kind: RecordType, series: Series) -> int:
-    """By how much the order grows from row to row where nothing is missing; 0 where that is not known."""
-    if kind.contiguous:
-        return 1
-    if "interval" in kind.series:
-        return INTERVALS[series[kind.series.index("interval")]] * 1_000_000
-    return 0
-
-
-def stretches(orders: npt.ArrayLike, step: int) -> Iterator[tuple[int, int]]:
-    """Order values in any order as ranges (first, last) without a step missing."""
-    ordered = np.unique(np.asarray(orders, dtype=np.int64))
-    for part in np.split(ordered, np.flatnonzero(np.diff(ordered) != step) + 1):
-        if part.size:
-            yield int(part[0]), int(part[-1])
-
-
 @dataclass(frozen=True, slots=True)
 class _Group:
     first: int
@@ -340,6 +367,7 @@ class _Summary:
     """What `_Group` tells, of any rows of a batch."""
 
     def __init__(self, rows: pl.DataFrame, order: str, *, shared: bool) -> None:
+        self._order, self._shared = order, shared
         column = rows.get_column(order)
         self._missing = column.is_null().to_numpy() if column.null_count() else None
         numbers = column.cast(pl.Int64)
@@ -363,14 +391,28 @@ class _Summary:
             grows = bool(((steps > 0) | (within & (steps == 0))).all())
         return _Group(int(orders[0]), int(orders[-1]), orders.size, 0, grows, event_us)
 
+    def of_each(self, rows: pl.DataFrame, series: Sequence[str]) -> Iterator[tuple[Series, _Group]]:
+        """The groups of all series of the batch, from one query."""
+        order = pl.col(self._order).cast(pl.Int64)
+        steps = order.diff()
+        grows = steps > 0
+        if self._shared:
+            grows |= (steps == 0) & (pl.col("frame").diff() == 0)
+        found = rows.lazy().group_by(series, maintain_order=True).agg(
+            first=order.first(),
+            last=order.last(),
+            count=pl.len(),
+            nulls=order.null_count(),
+            grows=grows.all(),
+            event=pl.col("event_time").last().cast(pl.Int64),
+        )  # fmt: skip
+        for *names, first, last, count, nulls, up, event in found.collect().iter_rows():
+            yield tuple(names), _Group(first or 0, last or 0, count, nulls, grows=up and not nulls, event_us=event)
+
 
 def _whole(value: int | datetime) -> int:
     """Datetimes as UTC microseconds, numbers as they are."""
-    return (
-        (value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-        if isinstance(value, datetime)
-        else value
-    )
+    return (value - _EPOCH) // timedelta(microseconds=1) if isinstance(value, datetime) else value
 
 
 def describe(kind: RecordType, hole: Hole) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ same however the frames were batched and wherever a restart fell.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +76,10 @@ class SkewWatch:
             at = at.zip_with(at.is_not_null(), received)
         late = received.to_numpy() - at.to_numpy()
         frames = rows["frame"].to_numpy()
-        names = [name for name in dict.fromkeys(connections.to_list()) if name is not None]
         mask: npt.NDArray[np.bool_] | None = None
-        for name in names:
-            whole = len(names) == 1 and not connections.null_count()
-            place = None if whole else np.flatnonzero((connections == name).fill_null(value=False).to_numpy())
+        for name, place in _by_connection(connections):
             mine, at = (late, frames) if place is None else (late[place], frames[place])
-            window = self._window((kind, str(name)))
+            window = self._window((kind, name))
             flagged = _judge(window, mine, at)
             if flagged is not None:
                 mask = np.zeros(rows.height, dtype=np.bool_) if mask is None else mask
@@ -100,6 +98,17 @@ class SkewWatch:
     def _report(self, source: str, kind: str, floor_us: int) -> None:
         self._reported[source, kind] = floor_us / 1e6
         _skew.labels(source, kind).set(floor_us / 1e6)
+
+
+def _by_connection(connections: pl.Series) -> Iterator[tuple[str, npt.NDArray[np.int64] | None]]:
+    """Where the rows of each connection are; ``None``: all are of one. Counted in Python: a list of pages has many."""
+    if not connections.null_count() and connections.min() == connections.max() and len(connections):
+        yield str(connections[0]), None
+        return
+    places: dict[str | None, list[int]] = {}
+    for place, name in enumerate(connections.to_list()):
+        places.setdefault(name, []).append(place)
+    yield from ((name, np.array(mine, dtype=np.int64)) for name, mine in places.items() if name is not None)
 
 
 def _judge(window: _Window, late: Ints, frames: Ints) -> npt.NDArray[np.bool_] | None:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import polars as pl
-from dataframely import Bool, Column, Datetime, Decimal, Float64, Int32, Int64, List, Schema, String
+from dataframely import Bool, Column, Date, Datetime, Decimal, Float64, Int32, Int64, List, Schema, String
 from dataframely import rule as _rule
 
 __all__ = [
     "Bool",
     "Column",
+    "Date",
     "Datetime",
     "Decimal",
     "Float64",

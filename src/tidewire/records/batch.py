@@ -20,7 +20,7 @@ import pyarrow as pa
 import xxhash
 
 from tidewire.errors import NotFound, ParseError
-from tidewire.records.ops import Gap, Quarantined
+from tidewire.records.ops import Finding, Gap, Quarantined
 from tidewire.records.record import RecordType, record_type
 
 FORMAT = 1
@@ -88,8 +88,9 @@ class Batch:
 
     ``rows``: good rows, in the order of (frame, ordinal). ``forming``: rows that are not final yet; for the bus and
     the cache, never stored. ``rejected``: `Quarantined` rows, decisions about earlier ones among them. ``gaps``: `Gap`
-    rows. ``fates``: counts so far; one may be negative, where a row's fate moves to another. ``connections``: for
-    freshly parsed batches, which connection each row came over (same height as ``rows``); null: a decision's.
+    rows. ``findings``: `Finding` rows. ``fates``: counts so far; one may be negative, where a row's fate moves to
+    another. ``connections``: for freshly parsed batches, which connection each row came over (same height as
+    ``rows``); null: a decision's.
     """
 
     type: RecordType
@@ -98,6 +99,7 @@ class Batch:
     forming: pl.DataFrame | None = None
     rejected: pl.DataFrame | None = None
     gaps: pl.DataFrame | None = None
+    findings: pl.DataFrame | None = None
     fates: Mapping[Fate, int] = field(default_factory=dict[Fate, int])
     connections: pl.Series | None = None
 
@@ -121,6 +123,7 @@ class Batch:
             ("forming", self.forming),
             ("rejected", self.rejected),
             ("gaps", self.gaps),
+            ("findings", self.findings),
         )
 
     def to_bytes(self) -> bytes:
@@ -262,6 +265,11 @@ def quarantined(rows: list[dict[str, Any]]) -> pl.DataFrame:
 def gaps(rows: list[dict[str, Any]]) -> pl.DataFrame:
     """`Gap` rows from plain values."""
     return pl.DataFrame(rows, schema=Gap.type.schema)
+
+
+def findings(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """`Finding` rows from plain values."""
+    return pl.DataFrame(rows, schema=Finding.type.schema)
 
 
 def joined(*frames: pl.DataFrame | None) -> pl.DataFrame | None:

@@ -63,20 +63,47 @@ class SystemClock:
 
 
 class UpstreamClock(SystemClock):
-    """Wall time told by an upstream that plays a recording; waiting stays real.
+    """Wall time told by an upstream with a clock of its own; waiting stays real.
 
-    Until the upstream has said a time, it is the machine's clock. Time told never goes back.
+    Until the upstream has said a time, it is the machine's clock. The time of a recording stands still between two
+    tells; one that runs goes on from what was told. It never goes back.
     """
 
     def __init__(self) -> None:
         self._told_ns = 0
+        self._told_mono_ns = 0
+        self._speed = 0.0
 
-    def tell(self, wall_ns: int) -> None:
-        """The upstream says what time it is."""
-        self._told_ns = max(self._told_ns, wall_ns)
+    def tell(self, wall_ns: int, speed: float = 0.0) -> None:
+        """The upstream says what time it is, and at how many times real speed it goes on; 0 is not at all."""
+        reached_ns = self.wall_ns() if self._told_ns else 0
+        self._told_mono_ns = self.mono_ns()
+        self._told_ns = max(reached_ns, wall_ns)
+        self._speed = speed
 
     def wall_ns(self) -> int:
+        if self._speed:
+            return self._told_ns + round((self.mono_ns() - self._told_mono_ns) * self._speed)
         return self._told_ns or time.time_ns()
+
+
+class ShiftedClock:
+    """Another clock, begun at a wall time of its own and gone through at ``speed`` times that clock's pace."""
+
+    def __init__(self, clock: Clock, wall_ns: int, speed: float = 1.0) -> None:
+        self._clock = clock
+        self._wall_ns = wall_ns
+        self._mono_ns = clock.mono_ns()
+        self._speed = speed
+
+    def wall_ns(self) -> int:
+        return self._wall_ns + self.mono_ns()
+
+    def mono_ns(self) -> int:
+        return round((self._clock.mono_ns() - self._mono_ns) * self._speed)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds / self._speed)
 
 
 class ManualClock:

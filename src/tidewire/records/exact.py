@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import accumulate
 from typing import Any, cast
 
 import polars as pl
+import pyarrow as pa
 
 from tidewire.errors import nearest
 from tidewire.records.record import RecordType
@@ -47,18 +49,26 @@ def _decimal_lists(name: str, rows: Sequence[Seq | None], dtype: pl.List) -> tup
     """`decimals` for lists: a list with one text that does not fit is null as a whole."""
     inner = cast("pl.Decimal", dtype.inner)
     texts = [text for row in rows if row is not None for text in row]
-    column, wrong = pl.Series(name, rows, dtype=pl.List(pl.String)), None
-    if pl.Series(texts, dtype=pl.String).cast(inner, strict=False).null_count() != texts.count(None) or not _surely_fit(
-        texts, inner.scale
-    ):
-        bad: list[bool] = []
-        plain: list[Seq | None] = []
-        for row in rows:
-            new = None if row is None else [text if text is None else _plain(text, inner.scale) for text in row]
-            bad.append(row is not None and new is not None and new.count(None) != row.count(None))
-            plain.append(None if bad[-1] else new)
-        column, wrong = pl.Series(name, plain, dtype=pl.List(pl.String)), pl.Series(bad)
-    return column.cast(dtype), wrong if wrong is not None and wrong.any() else None
+    quick = pl.Series(texts, dtype=pl.String).cast(inner, strict=False)
+    if quick.null_count() == texts.count(None) and _surely_fit(texts, inner.scale):
+        return _listed(name, quick, rows), None
+    bad: list[bool] = []
+    plain: list[Seq | None] = []
+    for row in rows:
+        new = None if row is None else [text if text is None else _plain(text, inner.scale) for text in row]
+        bad.append(row is not None and new is not None and new.count(None) != row.count(None))
+        plain.append(None if bad[-1] else new)
+    column, wrong = pl.Series(name, plain, dtype=pl.List(pl.String)), pl.Series(bad)
+    return column.cast(dtype), wrong if wrong.any() else None
+
+
+def _listed(name: str, flat: pl.Series, rows: Sequence[Sized | None]) -> pl.Series:
+    """Values one behind the other as the lists they were: a Series made of lists takes 20 µs for each of them."""
+    lengths = [0 if row is None else len(row) for row in rows]
+    missing = pa.array([row is None for row in rows], pa.bool_()) if None in rows else None
+    offsets = pa.array(list(accumulate(lengths, initial=0)), pa.int64())
+    made = pa.LargeListArray.from_arrays(offsets, flat.to_arrow(), mask=missing)
+    return cast("pl.Series", pl.from_arrow(made)).alias(name)
 
 
 def _surely_fit(texts: Sequence[str | None], scale: int) -> bool:
@@ -110,7 +120,7 @@ def build(kind: RecordType, columns: Mapping[str, Values | str | bool | None], h
     Args:
         kind: the record type.
         columns: per column a list or Series of ``height`` values, or one value for all rows; missing columns are null.
-            Decimals are text, times are UTC microseconds (Int64) or ready Series.
+            Decimals are text, times are UTC microseconds (Int64) or ready Series, days are dates or ISO text.
         height: number of rows.
 
     Raises:
@@ -154,8 +164,21 @@ def _typed(name: str, values: Values, dtype: pl.DataType) -> tuple[pl.Series, pl
         if isinstance(values, pl.Series) and values.dtype.is_temporal():
             return values.alias(name).cast(dtype), None  # it knows its own unit
         return pl.Series(name, values, dtype=pl.Int64).cast(dtype), None
+    if isinstance(dtype, pl.Date) and any(isinstance(value, str) for value in values):
+        return _days(name, values)
     if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Decimal):
         return _decimal_lists(name, values.to_list() if isinstance(values, pl.Series) else values, dtype)
     if isinstance(dtype, pl.List):
         return pl.Series(name, values).cast(dtype), None
     return pl.Series(name, values, dtype=dtype), None
+
+
+def _days(name: str, values: Values) -> tuple[pl.Series, pl.Series | None]:
+    """ISO text to days; only ``2026-01-05``, so that nothing is a day by luck."""
+    text = pl.Series(name, values, dtype=pl.String)
+    shaped = text.str.contains(r"^\d{4}-\d\d-\d\d$")
+    days = text.zip_with(shaped.fill_null(value=False), pl.Series([None], dtype=pl.String)).str.to_date(
+        "%Y-%m-%d", strict=False
+    )
+    wrong = days.is_null() & text.is_not_null()
+    return days, wrong if wrong.any() else None

@@ -23,6 +23,7 @@ _DUCKDB: dict[type[pl.DataType] | pl.DataType, str] = {
     pl.Float64(): "DOUBLE",
     pl.Boolean(): "BOOLEAN",
     pl.String(): "VARCHAR",
+    pl.Date(): "DATE",
     pl.Datetime("us", "UTC"): "TIMESTAMPTZ",
 }
 
@@ -48,7 +49,8 @@ def ddl(kind: RecordType) -> str:
 def for_json(rows: pl.DataFrame, numbers: Numbers = "text") -> pl.DataFrame:
     """The rows with every column in its JSON form.
 
-    Decimals become text without trailing zeros (``numbers="float"``: floats), times RFC 3339 with microseconds.
+    Decimals become text without trailing zeros (``numbers="float"``: floats), times RFC 3339 with microseconds, days
+    ``2026-01-05``.
     """
     return rows.select([_json_form(name, dtype, numbers) for name, dtype in rows.schema.items()])
 
@@ -59,6 +61,8 @@ def _json_form(name: str, dtype: pl.DataType, numbers: Numbers) -> pl.Expr:
         return column.cast(pl.Float64) if numbers == "float" else plain_decimal(column)
     if isinstance(dtype, pl.Datetime):
         return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    if isinstance(dtype, pl.Date):
+        return column.dt.strftime("%Y-%m-%d")
     if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Decimal):
         return column.list.eval(pl.element().cast(pl.Float64) if numbers == "float" else plain_decimal(pl.element()))
     return column
@@ -113,6 +117,7 @@ _JSON: dict[str, dict[str, Any]] = {
     "ordinal": {"type": "integer", "format": "int32"},
     "sequence": {"type": "integer", "format": "int64"},
     "time": {"type": "string", "format": "date-time"},
+    "day": {"type": "string", "format": "date"},
     "flag": {"type": "boolean"},
     "prices": {"type": "array", "items": {"type": "string", "format": "decimal"}},
     "sizes": {"type": "array", "items": {"type": "string", "format": "decimal"}},

@@ -7,12 +7,14 @@ accepts what people and other tools write (``btcusdt``, ``BTC/USDT``, ``binance:
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from importlib.resources import files
 
 import xxhash
 
@@ -25,15 +27,57 @@ CHINA = {
 }  # fmt: skip
 """Spellings of the mainland exchanges, Eastmoney's market numbers included."""
 
-_CODE = re.compile(r"\d{6}")
+_CODE = re.compile(r"\d{6}", re.ASCII)
 _PREFIXED = re.compile(r"(sh|sz|bj)[.\-_]?(\d{6})", re.IGNORECASE)
 _DOTTED = re.compile(r"([0-9A-Za-z]+)\.(\d{6})")
 _SEPARATORS = re.compile(r"[-/_:\s]")
 
 
+_TRADED = {
+    "5": "SH", "6": "SH", "10": "SH", "11": "SH", "90": "SH",
+    "0": "SZ", "1": "SZ", "2": "SZ", "3": "SZ",
+    "4": "BJ", "8": "BJ", "92": "BJ",
+}  # fmt: skip
+"""First digits of the codes of stocks, funds and bonds → their exchange; the longest that fits counts."""
+
+_INDICES = {"000": "SH"} | {f"9{digit}": "SH" for digit in "13456789"}
+"""First digits of the codes of indices and of whatever else is not traded; 000 is also of stocks of Shenzhen."""
+
+
+@dataclass(frozen=True)
+class Recode:
+    """A stock that goes by another code from a day on: ``430047.BJ`` is ``920047.BJ`` since 2025-10-09."""
+
+    old: str
+    new: str
+    since: date
+
+
+@functools.cache
+def recodes() -> tuple[Recode, ...]:
+    """Every change of a code that is known (``data/recodes.txt``)."""
+    text = files("tidewire.records").joinpath("data", "recodes.txt").read_text(encoding="ascii")
+    found: list[Recode] = []
+    since = date.min
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if words[:1] == ["since"]:
+            since = date.fromisoformat(words[1])
+            continue
+        for old, _, new in (word.partition("=") for word in words):
+            found.append(Recode(f"{old}.BJ", f"{new}.BJ", since))
+    return tuple(found)
+
+
+@functools.cache
+def _first_names() -> dict[str, str]:
+    return {recode.new: recode.old for recode in recodes()}
+
+
 def uid(venue: str, native: str) -> str:
     """The stable id an instrument gets when it is first seen; renames and recodes keep it."""
-    return "u" + xxhash.xxh3_64_hexdigest(f"{venue}:{native}".encode())
+    first = _first_names().get(f"{native}.{venue}", "").partition(".")[0]
+    return "u" + xxhash.xxh3_64_hexdigest(f"{venue}:{first or native}".encode())
 
 
 def canonical(symbol: str, venue: str) -> str:
@@ -46,16 +90,20 @@ def china_venues(code: str) -> tuple[str, ...]:
 
     ``000001`` is a Shenzhen stock and a Shanghai index; such codes are never guessed.
     """
-    venues: list[str] = []
-    if (code[0] in "69" and not code.startswith("92")) or code[0] == "5" or code[:2] in {"11", "10"}:
-        venues.append("SH")
-    elif code[:3] == "000":
-        venues += ["SH", "SZ"]
-    elif code[0] in "0123":
-        venues.append("SZ")
-    elif code[0] in "48" or code.startswith("92"):
-        venues.append("BJ")
-    return tuple(venues)
+    venues = {_longest(_TRADED, code), _longest(_INDICES, code)}
+    return tuple(sorted(venue for venue in venues if venue is not None))
+
+
+def _longest(ranges: Mapping[str, str], code: str) -> str | None:
+    return next((ranges[code[:digits]] for digits in (3, 2, 1) if code[:digits] in ranges), None)
+
+
+def stock_venue(code: str) -> str | None:
+    """The exchange on which a six-digit code of a **stock** is, by the same ranges; None where none has such codes.
+
+    Only for what is known to be a stock: 000001 is also an index of Shanghai.
+    """
+    return _longest(_TRADED, code) if _CODE.fullmatch(code) else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +123,8 @@ class InstrumentBook:
         self._native: dict[tuple[str, str], str] = {}
         self._uid: dict[str, str] = {}
         self._aliases: defaultdict[str, list[Alias]] = defaultdict(list)
+        for recode in recodes():
+            self.alias(recode.old, recode.new, recode.since)
 
     def __len__(self) -> int:
         return len(self._uid)
@@ -120,7 +170,10 @@ class InstrumentBook:
         return sorted(name for name in self._uid if venue is None or name.endswith(f".{venue}"))
 
     def resolve(self, spelling: str, on: date | None = None) -> str:
-        """The canonical id a spelling means (on a day, for renamed ones).
+        """The canonical id a spelling means: on a day, or now.
+
+        What was recoded goes by its new code from that day on, however it is spelled; an old id that is known itself,
+        because rows were collected under it, stays what it is.
 
         Raises:
             AmbiguousInstrument: it could mean several; all are named.
@@ -132,23 +185,27 @@ class InstrumentBook:
         if text in self._uid:
             return text
         bare = _bare(text)
-        entries = self._aliases.get(bare)
-        if entries:
-            place = len(entries) if on is None else bisect_right([entry.since for entry in entries], on)
-            if place:
-                return entries[place - 1].instrument
+        if (alias := self._alias(bare, on)) is not None:
+            return alias
         found = self._by_spelling.get(bare) or self._by_spelling.get(_joined_venue(text)) or set()
         china = set(_china(text))
         # A code that exists on two exchanges stays ambiguous when the book happens to know only one of them.
         candidates = found | china if len(china) > 1 else found or china
         if len(candidates) == 1:
-            return next(iter(candidates))
+            (only,) = candidates
+            return self._alias(only, on) or only
         if candidates:
             raise AmbiguousInstrument(spelling, candidates)
         raise InstrumentError(
             f"No instrument that was collected is spelled {spelling!r}.{nearest(text.upper(), self._uid)} "
             "Write SYMBOL.VENUE, e.g. BTC-USDT.BINANCE or 600000.SH."
         )
+
+    def _alias(self, spelling: str, on: date | None) -> str | None:
+        """What a spelling was given to, on a day or now; None where it was not, or not yet."""
+        entries = self._aliases.get(spelling, ())
+        place = len(entries) if on is None else bisect_right([entry.since for entry in entries], on)
+        return entries[place - 1].instrument if place else None
 
 
 def _bare(text: str) -> str:

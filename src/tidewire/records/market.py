@@ -10,6 +10,7 @@ from tidewire.records.record import MarketRecord, rule
 from tidewire.records.roles import (
     Amount,
     Count,
+    Day,
     Flag,
     Json,
     Price,
@@ -66,6 +67,11 @@ class Instrument(MarketRecord, reference=True):
         nullable=True,
     )
     name = Text("Name for people.", nullable=True, example="Bitcoin / TetherUS")
+    board = Text(
+        "Part of the exchange it is listed on.", choices=("main", "star", "chinext", "bse", "b_share"), nullable=True
+    )
+    listed_on = Day("First day of trading.", nullable=True)
+    delisted_on = Day("Day from which it is not listed any more.", nullable=True)
 
 
 class Trade(MarketRecord, order="sequence", series=("source", "instrument"), contiguous=True, instant=True):

@@ -1,4 +1,4 @@
-"""What Tidewire says about itself: gaps and quarantined rows."""
+"""What Tidewire says about itself: gaps, quarantined rows, findings of checks."""
 
 from __future__ import annotations
 
@@ -58,3 +58,27 @@ class Quarantined(Record):
         "Journal the decision is in.", nullable=True, example="fb00ac44-e1ad-416c-8f8e-b9b14b3802b6"
     )
     decision_frame = Sequence("Frame of the decision: rows that came of it carry this one.", nullable=True)
+
+
+SEVERITIES = ("flag", "reject")
+
+
+class Finding(Record):
+    """What a check found about rows: a flagged row is stored all the same, a rejected one is in quarantine.
+
+    ``event_time`` is that of the row, or the start of what was looked at as a whole. A source that breaks does not
+    fill the table: of each rule a minute shows so many rows, and one more row counts the rest.
+    """
+
+    event_time = Time("What moment the row is about.", key=True)
+    journal = Text("Journal the frame is in.", key=True, example="fb00ac44-e1ad-416c-8f8e-b9b14b3802b6")
+    frame = Sequence("Sequence of the journal frame that showed it.", key=True)
+    record_type = Text("Record type of the row.", key=True, example="ticker")
+    row = Count("Place of the row inside its frame.", key=True)
+    rule = Text("Name of the check, see docs/data-model.md.", key=True, example="vwap")
+    instrument = Text("Instrument of the row; null where many are meant together.", nullable=True, example="600000.SH")
+    severity = Text("What became of the rows: stored all the same, or quarantined.", choices=SEVERITIES)
+    observed = Text("What was found.", nullable=True, example="vwap 941.2")
+    expected = Text("What was expected.", nullable=True, example="8.66 to 8.82")
+    detail = Text("What else helps to judge it.", nullable=True)
+    count = Count("How many rows it stands for.", min=1)

@@ -2,7 +2,7 @@
 
 The role fixes the exact storage type everywhere at once, and how text from a source becomes that type. These
 types are part of the storage format and must not change: ``Price`` is ``Decimal(38, 12)``, ``Size`` and ``Amount``
-``Decimal(38, 8)``, ``Coin`` ``Decimal(38, 18)``; ratios are Float64; times are UTC microseconds.
+``Decimal(38, 8)``, ``Coin`` ``Decimal(38, 18)``; ratios are Float64; times are UTC microseconds, days are dates.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence as Seq
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
 
-from tidewire.records._dataframely import Bool, Column, Datetime, Decimal, Float64, Int32, Int64, List, String
+from tidewire.records._dataframely import Bool, Column, Date, Datetime, Decimal, Float64, Int32, Int64, List, String
 
 Check = Any  # one rule or a mapping of named rules, each from the column's expression to a boolean expression
 
@@ -25,6 +25,8 @@ COIN = (38, 18)
 UTC_US = pl.Datetime("us", "UTC")
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+_FIRST_DAY = date(1900, 1, 1)
+_END_OF_DAYS = date(2100, 1, 1)
 
 
 def _facts(role: str, unit: str, *, key: bool, example: Any) -> dict[str, Any]:
@@ -133,6 +135,19 @@ class Time(Datetime):
         )
 
 
+class Day(Date):
+    """A day of a calendar, such as a trading day: a date without a time, in the time zone of what it is about."""
+
+    def __init__(self, about: str, *, nullable: bool = False, key: bool = False) -> None:
+        facts = _facts("day", "", key=key, example="2026-01-05")
+        super().__init__(
+            nullable=nullable,
+            check={"plausible": plausible_day},
+            description=about,
+            metadata={**facts, "quick": {"check__plausible": all_plausible_days}},
+        )
+
+
 class Text(String):
     """Text in UTF-8; ``choices`` closes the list of values."""
 
@@ -205,6 +220,18 @@ def all_plausible(series: pl.Series) -> bool:
     least: Any = series.min()
     most: Any = series.max()
     return least is None or bool(least >= _EARLIEST and most < _LATEST)
+
+
+def plausible_day(column: pl.Expr) -> pl.Expr:
+    """Between 1900 and 2100: listings and companies are older than electronic data."""
+    return (column >= _FIRST_DAY) & (column < _END_OF_DAYS)
+
+
+def all_plausible_days(series: pl.Series) -> bool:
+    """The same of a whole Series, by its extremes."""
+    least: Any = series.min()
+    most: Any = series.max()
+    return least is None or bool(least >= _FIRST_DAY and most < _END_OF_DAYS)
 
 
 def one_of(column: pl.Expr, choices: Seq[str]) -> pl.Expr:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from tidewire.collect import Assembler, Parser
 from tidewire.journal import Frame
+from tidewire.process.checks import CheckConfig
 from tidewire.process.processor import Processor
 from tidewire.records.batch import Batch
 from tidewire.replay.clock import ReplayClock
@@ -44,10 +46,11 @@ class Replay:
         *,
         lanes: int = 1,
         cut: Callable[[], int] | None = None,
+        checks: CheckConfig | None = None,
     ) -> None:
         self._source = source
         self._assembler = Assembler(source.uuid, parsers, lanes)
-        self._processor = Processor()
+        self._processor = Processor(checks=checks)
         self._cut = cut or (lambda: STEP_FRAMES)
         self.clock = ReplayClock()
         self.frames = 0
@@ -67,16 +70,34 @@ class Replay:
             yield self._assembler.marks(last, last.wall_ns + 1_000)
 
     async def into(self, sink: Sink) -> AsyncIterator[int]:
-        """Fill an empty sink; yields the number of frames done after each commit."""
+        """Fill an empty sink; yields the number of frames done after each commit.
+
+        One commit is under way, in the sink's thread, while the next batches are made.
+        """
         waiting: list[Batch] = []
         rows = 0
-        for batches in self.steps():
-            waiting += batches
-            rows += sum(batch.rows.height for batch in batches)
-            if rows >= COMMIT_ROWS:
-                await sink.write(waiting)
+        writing: asyncio.Future[int] | None = None
+        try:
+            for batches in self.steps():
+                waiting += batches
+                rows += sum(batch.rows.height for batch in batches)
+                if rows < COMMIT_ROWS:
+                    continue
+                if writing is not None:
+                    yield await writing
+                writing = asyncio.ensure_future(_written(sink, waiting, self.frames))
                 waiting, rows = [], 0
-                yield self.frames
+                await asyncio.sleep(0)  # lets it begin: making batches does not give way
+        finally:
+            if writing is not None:
+                await writing
+        if writing is not None:
+            yield await writing
         if waiting:
             await sink.write(waiting)
         yield self.frames
+
+
+async def _written(sink: Sink, batches: Sequence[Batch], frames: int) -> int:
+    await sink.write(batches)
+    return frames

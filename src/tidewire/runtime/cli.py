@@ -72,13 +72,14 @@ def version() -> None:
 def demo(
     directory: Annotated[Path, typer.Option("--dir", help="Where the demo keeps its data.")] = Path("tidewire-demo"),
     port: Annotated[int, typer.Option(help="Port of the API.")] = 8700,
-    rate: Annotated[float, typer.Option(help="Market events per second of the local upstream.")] = 500.0,
+    rate: Annotated[float, typer.Option(help="Events per second of the local upstream's crypto market.")] = 500.0,
+    stocks: Annotated[int, typer.Option(help="A-shares of the local upstream, all asked for each 3 s.")] = 5_500,
     seconds: Annotated[float | None, typer.Option(help="End by itself after so long.")] = None,
 ) -> None:
-    """Collect from a local upstream that speaks Binance's protocol, and show what happens. Needs no network."""
+    """Collect crypto and A-shares from a local upstream, and show what happens. Needs no network."""
     from tidewire.runtime import demo as demo_
 
-    run(demo_.demo(console, directory, port=port, rate=rate, seconds=seconds))
+    run(demo_.demo(console, directory, port=port, rate=rate, stocks=stocks, seconds=seconds))
 
 
 @app.command()
@@ -118,10 +119,12 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     from tidewire.runtime.config import load
     from tidewire.runtime.platform import chosen_apps, make_bus, make_store
     from tidewire.runtime.plugins import check_files
+    from tidewire.runtime.reach import families_of
 
     loaded = load(config)
     registry = installed.registry()
     registry.discover(loaded.plugins)
+    families_of(loaded, SystemClock(), SystemRng())
     chosen_apps(loaded, registry)
     plugged = check_files(loaded.plugins, registry, loaded.places)
     for each in plugged:
@@ -134,6 +137,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     keeper_config(loaded.config)
     objects_of(loaded.config.journal.archive, loaded.data_dir)
     loaded.config.breaker_config()
+    loaded.config.check_config()
     names = [*loaded.places, *(name for each in plugged if each.runs for name in each.names)]
     if as_json:
         show_json({"config": loaded.origin, "sources": names, "data_dir": str(loaded.data_dir)})
@@ -158,6 +162,13 @@ def sandbox(
     harbour: Annotated[
         int, typer.Option(help="Synthetic market: number of symbols of Harbour, an exchange of its own; 0: none.")
     ] = 3,
+    china: Annotated[
+        int, typer.Option(help="Number of A shares that Eastmoney, Sina, Tencent and the exchanges tell; 0: none.")
+    ] = 0,
+    session: Annotated[
+        str | None, typer.Option(help="Let the clock begin here, e.g. 2026-12-01T09:29:50+08:00, and go on.")
+    ] = None,
+    session_speed: Annotated[float, typer.Option(help="With --session: times real speed.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same market.")] = 7,
     history_hours: Annotated[int, typer.Option(help="Synthetic market: how far back REST reaches.")] = 168,
     recording: Annotated[Path | None, typer.Option(help="Play this recording instead.")] = None,
@@ -178,6 +189,9 @@ def sandbox(
         symbols=symbols,
         futures=futures,
         harbour=harbour,
+        china=china,
+        session=session,
+        session_speed=session_speed,
         history_hours=history_hours,
         rate=rate,
         recording=recording,

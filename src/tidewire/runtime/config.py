@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
 
 from tidewire.collect import PumpConfig, Section, SourceConfig
 from tidewire.collect.config import kind_of, read, seconds
 from tidewire.collect.document import read_document
-from tidewire.errors import ConfigError
+from tidewire.errors import ConfigError, InputError
 from tidewire.journal import Durability, JournalConfig
 from tidewire.process.breaker import BreakerConfig
+from tidewire.process.checks import CheckConfig, read_checks
+from tidewire.records.calendar import tell
 
 DEFAULT_FILE = "tidewire.yaml"
 _NO_FILE = "Give the path of a configuration, or begin with `tidewire demo`; docs/configuration.md shows one to copy."
@@ -152,6 +157,13 @@ class StoreSection(Section, frozen=True):
     statement_timeout: str = "30s"
 
 
+class CalendarSection(Section, frozen=True):
+    """What the program does not know yet of a trading calendar: days without a session, and until when all are told."""
+
+    closed: Sequence[date] = ()
+    until: date | None = None
+
+
 class AuditSection(Section, frozen=True):
     """How often the platform audits itself; 0: never."""
 
@@ -166,6 +178,32 @@ class FailoverSection(Section, frozen=True):
     retry: str = "1m"
 
 
+class PoolSection(Section, frozen=True):
+    """Where a pool's proxies come from: one of ``list``, ``file``, ``url``. ``direct``: without one if need be."""
+
+    list: Sequence[str] = ()
+    file: str = ""
+    url: str = ""
+    refresh: str = "5m"
+    timeout: str = "10s"
+    direct: bool = False
+
+
+class IdentitiesSection(Section, frozen=True):
+    """The browsers that declared sources pass for; ``list``: own ones, each as its headers."""
+
+    enabled: bool = True
+    keep: str = "1h"
+    list: Sequence[Mapping[str, str]] = ()
+
+
+class BrowserSection(Section, frozen=True):
+    """The real browser of sources that need one. ``executable`` is empty for the one that playwright installs."""
+
+    executable: str = ""
+    pages: Annotated[int, msgspec.Meta(ge=1, le=32)] = 2
+
+
 class Config(Section, frozen=True):
     """One platform. ``sources`` are source files (relative to this file) or their content."""
 
@@ -175,10 +213,15 @@ class Config(Section, frozen=True):
     clock: Literal["system", "upstream"] = "system"
     journal: JournalSection = JournalSection()
     pipe: PipeSection = PipeSection()
+    checks: Mapping[str, Any] = {}
     gaps: GapsSection = GapsSection()
     bus: BusSection = BusSection()
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
+    calendars: Mapping[str, CalendarSection] = {}
+    proxies: Mapping[str, PoolSection] = {}
+    identities: IdentitiesSection = IdentitiesSection()
+    browser: BrowserSection = BrowserSection()
     plugins: str = "plugins"
     failover: Mapping[str, FailoverSection] = {}
     sources: Sequence[Any] = ()
@@ -205,6 +248,10 @@ class Config(Section, frozen=True):
         """The pump's own configuration."""
         section = self.pipe
         return PumpConfig(parse_ms=section.parse_ms, parse_frames=section.parse_frames, unheard_ms=section.unheard_ms)
+
+    def check_config(self) -> CheckConfig:
+        """The checks that run; `ConfigError` for names and numbers that are none."""
+        return read_checks(self.checks)
 
     def breaker_config(self) -> BreakerConfig:
         """The circuit breaker's own configuration."""
@@ -244,6 +291,8 @@ class Loaded:
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
     """Read a platform file, or a single source file, or (without a path) ``tidewire.yaml`` of this directory.
 
+    What it tells of trading calendars holds for the process from then on, until another file is read.
+
     Raises:
         ConfigError: with file, key, what was found, what is valid and what to do.
     """
@@ -251,8 +300,10 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
     path = path or Path(DEFAULT_FILE)
     data = _mapping(path, environ)
     if "source" in data:
+        tell({})
         return Loaded(Config(), [_source(data, str(path))], path.parent, str(path))
     config = read(data, Config, str(path))
+    _tell_calendars(config, path)
     sources = [_listed(entry, path, place, environ) for place, entry in enumerate(config.sources)]
     names = [source.source.name for source in sources]
     for name in names:
@@ -265,9 +316,22 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Loaded:
     return Loaded(config, sources, path.parent, str(path), origins)
 
 
+def _tell_calendars(config: Config, path: Path) -> None:
+    """Calendars are one for all that asks in this process, as record types are."""
+    try:
+        tell({name: (section.closed, section.until) for name, section in config.calendars.items()})
+    except InputError as error:
+        raise ConfigError(f"{path}: calendars: {error}") from None
+
+
 def load_source(path: Path, environ: Mapping[str, str] | None = None) -> SourceConfig:
     """Read a source file; `ConfigError` as for a platform file."""
     return _source(_mapping(path, os.environ if environ is None else environ), str(path))
+
+
+def secret(name: str) -> str | None:
+    """A key that a declared source names, of the environment."""
+    return os.environ.get(name)
 
 
 def _listed(entry: Any, path: Path, place: int, environ: Mapping[str, str]) -> SourceConfig:

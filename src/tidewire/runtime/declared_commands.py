@@ -1,21 +1,26 @@
-"""``tidewire source``: writing, checking and trying files that declare a source."""
+"""``tidewire source``: writing, checking, trying and recording files that declare a source."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tidewire.errors import InputError
+from tidewire.runtime.config import secret
 from tidewire.runtime.console import JsonOpt, console, run, show_json, show_rows
 
 if TYPE_CHECKING:
     from tidewire.sources.declared.trying import Tried
 
-app = typer.Typer(help="Files that declare a source: write, check and try them.", no_args_is_help=True)
+app = typer.Typer(help="Files that declare a source: write, check, try and record them.", no_args_is_help=True)
 
 FileArg = Annotated[Path, typer.Argument(help="The file, named after its source: site.name.yaml.")]
+PagesOpt = Annotated[int, typer.Option(help="At most so many pages.")]
+GivenOpt = Annotated[list[str] | None, typer.Option("--given", help="A name for ${...}, name=value.")]
+UrlOpt = Annotated[str, typer.Option(help="Ask here instead, e.g. a local sandbox.")]
 
 NEW = """\
 # A source in a file. Every key: docs/declared-sources.md. Check it: tidewire source check {name}.yaml
@@ -89,37 +94,60 @@ def check(files: Annotated[list[Path], typer.Argument(help="Files to check.")], 
 @app.command("try")
 def try_(
     file: FileArg,
-    pages: Annotated[int, typer.Option(help="At most so many pages.")] = 1,
-    given: Annotated[list[str] | None, typer.Option("--given", help="A name for ${...}, name=value.")] = None,
-    base_url: Annotated[str, typer.Option(help="Ask here instead, e.g. a local sandbox.")] = "",
+    pages: PagesOpt = 1,
+    given: GivenOpt = None,
+    base_url: UrlOpt = "",
     as_json: JsonOpt = False,
 ) -> None:
     """Ask the site once and show the rows that come of it; nothing is kept."""
-    names: dict[str, str] = {}
-    for pair in given or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--given {pair!r}: write name=value.")
-        names[name] = value
-    tried = run(_tried(file, pages, names, base_url))
+    tried = run(_tried(file, pages, given or (), base_url))
     if as_json:
         show_json({"rows": tried.made.rows, "not_taken": tried.made.wrong, "total": tried.total})
         return
+    _show(tried)
+
+
+def _show(tried: Tried) -> None:
     show_rows(tried.made.rows)
     left = f", {tried.made.skipped} left out by `where`" if tried.made.skipped else ""
     total = f" of {tried.total}" if tried.total is not None else ""
-    console.print(f"{len(tried.made.rows)} rows{total} in {tried.pages} pages{left}", highlight=False)
+    console.print(f"{len(tried.made.rows)} rows{total} in {len(tried.replies)} pages{left}", highlight=False)
     for why in dict.fromkeys(tried.made.wrong):
         console.print(f"[red]not taken[/red] {why} ({tried.made.wrong.count(why)} times)", highlight=False)
 
 
-async def _tried(file: Path, pages: int, names: dict[str, str], base_url: str) -> Tried:
+async def _tried(file: Path, pages: int, given: Sequence[str], base_url: str) -> Tried:
     from tidewire.records.clock import SystemClock, SystemRng
     from tidewire.sources.declared.app import app_of
-    from tidewire.sources.declared.trying import try_source
+    from tidewire.sources.declared.trying import Wish, try_source
 
-    clock, rng = SystemClock(), SystemRng()
-    return await try_source(app_of(file), clock, rng, pages, names, base_url)
+    names: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--given {pair!r}: write name=value.")
+        names[name] = value
+    wish = Wish(pages, names, base_url, secret)
+    return await try_source(app_of(file), SystemClock(), SystemRng(), wish)
+
+
+@app.command()
+def record(
+    file: FileArg,
+    pages: PagesOpt = 1,
+    given: GivenOpt = None,
+    base_url: UrlOpt = "",
+    out: Annotated[Path | None, typer.Option(help="Write the test there, not into the file.")] = None,
+) -> None:
+    """Ask the site and write its reply down as a test of the file; a person checks its rows."""
+    from tidewire.sources.declared import load_declared
+    from tidewire.sources.declared.recording import record as recorded
+
+    tried = run(_tried(file, pages, given or (), base_url))
+    written = recorded(load_declared(file), tried, file, out)
+    _show(tried)
+    names = ", ".join(map(str, written))
+    console.print(f"written: {names}. Check the rows, then `tidewire source check {file}`", highlight=False)
 
 
 @app.command()

@@ -11,9 +11,12 @@ import numpy.typing as npt
 import polars as pl
 
 from tidewire.collect import OpenGap, Range, told_of
+from tidewire.process.checks.known import FIELDS
 from tidewire.process.processor import Processor
-from tidewire.process.series import Hole, hole_of, step_of, stretches
+from tidewire.process.series import Hole, hole_of
+from tidewire.process.steps import step_of, stretches
 from tidewire.records.clock import utc
+from tidewire.records.market import Instrument
 from tidewire.records.ops import Gap
 from tidewire.records.record import RecordType, types
 from tidewire.store.cache import LatestCache
@@ -37,6 +40,9 @@ async def seed(processor: Processor, store: Store) -> None:
     for kind in types().values():
         if kind.order is not None:
             processor.watch(kind).seed(await store.marks(kind))
+    told = tuple(name for name in FIELDS if name in Instrument.type.schema)
+    known = Query(Instrument.type, snapshot=EVERYTHING, limit=1_000_000, fields=told)
+    processor.checks.learn((await store.read(known)).rows)
     query = Query(Gap.type, where={"state": OPEN}, snapshot=EVERYTHING, limit=100_000)
     found: list[tuple[RecordType, Hole]] = []
     for row in (await store.read(query)).rows.iter_rows(named=True):

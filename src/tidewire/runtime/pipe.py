@@ -20,6 +20,7 @@ from tidewire.collect.state import follow, restore, stateful
 from tidewire.errors import JournalError, PositionMismatch, TidewireError
 from tidewire.journal import Frame, Journal
 from tidewire.process.breaker import BreakerConfig
+from tidewire.process.checks import CheckConfig
 from tidewire.process.processor import Processor, ProcessStage
 from tidewire.process.skew import WINDOW_FRAMES
 from tidewire.records.batch import Stream
@@ -56,6 +57,7 @@ class PipeConfig:
     store_rows: int = 5_000
     queue: int = 256
     breaker: BreakerConfig = field(default_factory=BreakerConfig)
+    checks: CheckConfig = field(default_factory=CheckConfig)
 
 
 class Pipe:
@@ -79,7 +81,7 @@ class Pipe:
         self._clock = clock
         self._config = config or PipeConfig()
         self._committed = asyncio.Event()
-        self.processor = Processor(self._config.breaker)
+        self.processor = Processor(self._config.breaker, self._config.checks)
         self.rows = 0
         self._life: tuple[Pump, Assembler] | None = None
         self._outdated = False
@@ -163,7 +165,7 @@ class Pipe:
     async def _once(self) -> None:
         self._outdated = False
         positions = self._own_positions()
-        self.processor = Processor(self._config.breaker)
+        self.processor = Processor(self._config.breaker, self._config.checks)
         await seed(self.processor, self._store)
         parsers = await self._parsers()
         await self._warm(positions, parsers)

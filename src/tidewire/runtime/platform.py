@@ -35,13 +35,15 @@ from tidewire.records.market import Instrument
 from tidewire.runtime import installed
 from tidewire.runtime.archiving import FramesAnywhere, make_keeper
 from tidewire.runtime.auditing import Auditing, journals_at
-from tidewire.runtime.config import Config, Loaded
+from tidewire.runtime.config import Config, Loaded, secret
 from tidewire.runtime.failover import Failover, successions_of
 from tidewire.runtime.gaps import StoreLedger, last_rows
+from tidewire.runtime.knowing import StoredValues
 from tidewire.runtime.pipe import Pipe, PipeConfig
 from tidewire.runtime.plugins import Around, Plugins, files_of
 from tidewire.runtime.quarantine import Quarantine
 from tidewire.runtime.quarantine_cases import Cases
+from tidewire.runtime.reach import families_of
 from tidewire.runtime.running import Care, Sources
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
@@ -50,6 +52,7 @@ from tidewire.store.cache import LatestCache
 from tidewire.store.config import StoreConfig
 from tidewire.store.protocol import EVERYTHING, Query, Store
 from tidewire.watch.audit import Accepted
+from tidewire.watch.calendars import CalendarWatch
 from tidewire.watch.selfaudit import SelfAudit
 
 STORES = "tidewire.stores"
@@ -91,6 +94,7 @@ class Tidewire:
         self.pipe: Pipe
         self.auditing: Auditing
         self.self_audit: SelfAudit
+        self.calendars = CalendarWatch(self.clock, lambda: {name for app in self.apps for name in app.calendars()})
         self.keeper: Keeper | None = None
         self.quarantine: Quarantine
         self.gateway: Gateway
@@ -143,7 +147,10 @@ class Tidewire:
             self.instruments,
             down_since_ns,
             self.cursors,
+            families_of(self.loaded, self.clock, self.rng),
             successions=self.failover.successions,
+            known=StoredValues(self.store),
+            secret=secret,
         )
         self.pipe = Pipe(
             self.journal, self.bus, self.store, self._parsers, self.clock, pipe_config(config), self._is_heard
@@ -155,7 +162,9 @@ class Tidewire:
         self.plugins = Plugins(self.loaded.plugins, self._around(self.running))
         self.plugins.begin(code)
         cases = Cases(self.store, FramesAnywhere(self.journal, config, data), self.clock)
-        self.quarantine = Quarantine(cases, self.journal, self.clock, self._parsers, self.pipe.stored)
+        self.quarantine = Quarantine(
+            cases, self.journal, self.clock, self._parsers, self.pipe.stored, config.check_config()
+        )
         self._spawn("pipe", self.pipe.run())
         if self.collect:
             await self._serve_and_collect(self.running)
@@ -177,6 +186,7 @@ class Tidewire:
         await self.gateway.start()
         self._started.append("gateway")
         running.start(self._part_failed)
+        self._spawn("calendars", self.calendars.run())
         self._spawn("plugins", self.plugins.run())
 
     def _care(self) -> Care:
@@ -355,7 +365,7 @@ class Tidewire:
     def health(self) -> Health:
         """Ready when the journal accepts and the pipe runs.
 
-        A difference in the books, or an archive that cannot be reached, is told and stops nothing.
+        A difference in the books, an archive that cannot be reached or a calendar that ends is told and stops nothing.
         """
         keeper = self.keeper
         checks = {
@@ -364,6 +374,7 @@ class Tidewire:
             "pipe": "ok" if self.failure is None else str(self.failure),
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
             **self.failover.checks,
+            **self.calendars.checks,
             **{f"source {app.name}": self.health_of(app).state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)
@@ -390,10 +401,18 @@ def chosen_apps(loaded: Loaded, registry: AppRegistry) -> list[tuple[SourceConfi
         try:
             app = registry.get(source.source.name)
             app.check(source)
+            _check_pool(app.pool(source), loaded)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         chosen.append((source, app))
     return chosen
+
+
+def _check_pool(name: str, loaded: Loaded) -> None:
+    pools = loaded.config.proxies
+    if name and name not in pools:
+        valid = ", ".join(pools) or "none, see `proxies` of the platform file"
+        raise ConfigError(f"proxy: no pool {name!r}.{nearest(name, pools)} Valid: {valid}.")
 
 
 def make_bus(loaded: Loaded, clock: Clock, rng: Rng) -> Bus:
@@ -469,4 +488,5 @@ def pipe_config(config: Config) -> PipeConfig:
         store_ms=section.store_ms,
         store_rows=section.store_rows,
         breaker=config.breaker_config(),
+        checks=config.check_config(),
     )

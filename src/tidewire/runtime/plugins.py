@@ -23,6 +23,7 @@ from tidewire.records.clock import Clock, Rng
 from tidewire.records.event import notice
 from tidewire.runtime.config import load_source
 from tidewire.runtime.running import RunningSource, Sources
+from tidewire.sources.declared import beside
 
 LOOK_S = 1.0
 """A file counts once it was the same in two looks: an editor may be in the middle of writing it."""
@@ -99,6 +100,11 @@ def files_of(directory: Path) -> dict[Path, Stamp]:
         if path.suffix in SUFFIXES and not path.name.startswith(".") and path.is_file():
             stat = path.stat()
             found[path] = Stamp(stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    for path in [path for path in found if beside(path)]:  # a change of one is a change of both
+        part = found.pop(path)
+        for file in (path.with_suffix(suffix) for suffix in SUFFIXES):
+            if file in found:
+                found[file] = Stamp(*(map(sum, zip(found[file], part, strict=True))))
     return found
 
 

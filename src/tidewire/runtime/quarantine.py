@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ from tidewire.errors import (
     nearest,
 )
 from tidewire.journal import Frame, Journal, Kind
+from tidewire.process.checks import CheckConfig
 from tidewire.process.processor import Processor
 from tidewire.records.clock import Clock, utc
 from tidewire.records.record import RecordType, types
@@ -92,12 +93,14 @@ class Quarantine:
         clock: Clock,
         parsers: Callable[[], Awaitable[Mapping[str, Parser]]],
         stored: Callable[[int], Awaitable[None]],
+        checks: CheckConfig | None = None,
     ) -> None:
         self._cases = cases
         self._journal = journal
         self._clock = clock
         self._parsers = parsers
         self._stored = stored
+        self._checks = checks
         self._turn = asyncio.Lock()
 
     async def show(self, journal: str, frame: int) -> dict[str, Any]:
@@ -240,7 +243,7 @@ class Quarantine:
         now, mono = self._clock.wall_ns(), self._clock.mono_ns()
         frame = Frame(self._journal.head + 1, now, mono, Kind.OPERATOR, origin, b"", payload)
         reading = redo(Place(self._journal.uuid, plan.source), frame, parsers.get(plan.source))
-        plan.comes_to, plan.failing = _judged(self._journal.uuid, reading)
+        plan.comes_to, plan.failing = _judged(self._journal.uuid, reading, Processor(checks=self._checks))
         return plan
 
     async def _write(self, ask: Ask, plans: list[_Plan]) -> None:
@@ -321,6 +324,8 @@ def _plain(kind: str, name: str, dtype: pl.DataType, value: Any) -> Any:
             return value if isinstance(value, int) else int(value)
         if isinstance(dtype, pl.Datetime):
             return _micros(value) if text else int(value)
+        if isinstance(dtype, pl.Date):
+            return date.fromisoformat(str(value)).isoformat()
         if isinstance(dtype, pl.List):
             listed = msgspec.json.decode(value) if text else value
             return [str(one) for one in listed] if isinstance(listed, list) else _no()
@@ -339,6 +344,7 @@ _FORMS: dict[Any, str] = {
     pl.Int32: "a whole number",
     pl.Int64: "a whole number",
     pl.Datetime: "a time with zone (2026-01-05T01:30:00Z) or UTC microseconds",
+    pl.Date: "a day (2026-01-05)",
     pl.List: 'a list of texts, ["1.5", "1.4"]',
 }
 
@@ -384,13 +390,12 @@ def _material(frame: Frame) -> tuple[Copied, Sequence[tuple[str, int]] | None, d
     return before.copied, before.take, dict(before.values)
 
 
-def _judged(journal: str, reading: Reading) -> tuple[Counter[str], list[dict[str, Any]]]:
+def _judged(journal: str, reading: Reading, processor: Processor) -> tuple[Counter[str], list[dict[str, Any]]]:
     """Rows that pass by type, and what fails: by parser, by exactness, by rule."""
     failing: list[dict[str, Any]] = [
         {"record_type": FRAME, "row": 0, "reasons": {"unreadable": why}} for _, why in reading.outcome.unreadable
     ]
     passed = Counter[str]()
-    processor = Processor()
     for part, rows in reading.built:
         _, rejections = processor.judge(journal, part.type, rows.rows, rows.connections)
         if rows.rows.height > len(rejections):

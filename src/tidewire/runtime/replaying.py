@@ -35,7 +35,8 @@ async def replay(loaded: Loaded, data_dir: Path, into: Path, console: Console | 
     try:
         if store.positions():
             raise InputError(f"{into} holds a store that is not empty; replay fills an empty one. Name another --into.")
-        run = Replay(reader, parsers(loaded), lanes=loaded.config.pipe.lanes)
+        checks = loaded.config.check_config()
+        run = Replay(reader, parsers(loaded), lanes=loaded.config.pipe.lanes, checks=checks)
         columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=console is None) as progress:
             task = progress.add_task("frames", total=reader.accepted)

@@ -16,6 +16,7 @@ import msgspec
 
 from tidewire import telemetry
 from tidewire.errors import TidewireError
+from tidewire.records.clock import Clock
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import Tidewire
 
@@ -87,9 +88,9 @@ def seldom_collecting() -> Generator[None]:
 
 
 @contextlib.asynccontextmanager
-async def running(loaded: Loaded) -> AsyncGenerator[Tidewire]:
+async def running(loaded: Loaded, clock: Clock | None = None) -> AsyncGenerator[Tidewire]:
     """A started platform; drained and closed at the end."""
-    platform = Tidewire(loaded)
+    platform = Tidewire(loaded, clock)
     await platform.start()
     note = loaded.data_dir / RUN_FILE
     note.write_bytes(msgspec.json.encode(Running(os.getpid(), platform.url)))
@@ -108,15 +109,18 @@ async def supervise(
     view: Callable[[Tidewire], Awaitable[None]] | None = None,
     seconds: float | None = None,
     ready: Callable[[Tidewire], None] | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Run until a signal, a failure, or the end of ``seconds``; ``view`` shows progress meanwhile.
+
+    ``clock``: another than the configured one.
 
     Raises:
         TidewireError: a part failed that nothing can go on without.
     """
     stop = Stop()
     stop.install()
-    async with running(loaded) as platform:
+    async with running(loaded, clock) as platform:
         stop.on_hangup(platform.plugins.hurry)
         if ready is not None:
             ready(platform)

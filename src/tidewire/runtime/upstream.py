@@ -24,6 +24,9 @@ def sandbox_config(
     symbols: int,
     futures: int,
     harbour: int,
+    china: int,
+    session: str | None,
+    session_speed: float,
     history_hours: int,
     rate: float,
     recording: Path | None,
@@ -34,6 +37,8 @@ def sandbox_config(
     """The sandbox's configuration from command line values."""
     if recording is not None and not recording.is_file():
         raise InputError(f"--recording {recording}: no such file.")
+    if session is None and session_speed != 1.0:
+        raise InputError("--session-speed goes with --session, the time at which the clock begins.")
     futures, harbour = (0, 0) if recording is not None else (futures, harbour)
     return SandboxConfig(
         port=port,
@@ -42,6 +47,9 @@ def sandbox_config(
         usdm_symbols=symbol_names(futures),
         coinm_symbols=coinm_names(futures),
         harbour_symbols=harbour_names(harbour),
+        china_stocks=china,
+        session_at=session,
+        session_speed=session_speed,
         history_hours=history_hours,
         rate=rate or None,
         tape=recording,
@@ -82,6 +90,8 @@ async def serve(config: SandboxConfig, console: Console, *, as_json: bool, until
                 console.print("futures: REST /fapi/v1 and /dapi/v1, WebSocket /public, /market and /dstream")
             if config.harbour_symbols:
                 console.print("Harbour: REST /harbour, WebSocket /harbour/ws")
+            if config.china_stocks:
+                console.print("China: /eastmoney, /sina, /tencent, /szse, /sse, /bse; what is true at /sandbox/china")
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.asked.wait())]
         if until_eof:
             waits.append(asyncio.create_task(_end_of_input()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from tidewire.errors import InputError, nearest
 from tidewire.records.clock import SeededRng
 
 E8 = 100_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # base, quote, tick and step in 1e-8, opening price in 1e-8; tick * step is a whole number of 1e-8.
 _KNOWN = {
@@ -88,6 +90,35 @@ class FailRest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
+class SiteFaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Fault switches of one Chinese site.
+
+    ``drop_windows``: connections broken for the first number of seconds of every second number of seconds, where in it
+    by the seed; ``page_cap``: at most so many rows a page; ``new_key``: keys nobody knows in envelope and rows;
+    ``renamed``: a column has another number (Eastmoney), a field more stands before the others (Sina, Tencent);
+    ``garbage``: bytes that are no text; ``block_page``: 200 and a page of HTML; ``lots``: volume in shares where it was
+    lots, in lots where it was shares; ``stale``: quotes stand still.
+    """
+
+    drop_windows: tuple[Annotated[float, msgspec.Meta(ge=0)], Annotated[float, msgspec.Meta(gt=0)]] | None = None
+    page_cap: Annotated[int, msgspec.Meta(ge=0)] = 0
+    new_key: bool = False
+    renamed: bool = False
+    garbage: bool = False
+    block_page: bool = False
+    lots: bool = False
+    stale: bool = False
+
+
+class ChinaFaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Fault switches of the Chinese sites, each on its own."""
+
+    eastmoney: SiteFaults = msgspec.field(default_factory=SiteFaults)
+    sina: SiteFaults = msgspec.field(default_factory=SiteFaults)
+    tencent: SiteFaults = msgspec.field(default_factory=SiteFaults)
+    official: SiteFaults = msgspec.field(default_factory=SiteFaults)
+
+
 class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Fault switches.
 
@@ -96,6 +127,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ever). ``away_s``: cut all connections and break every new one for that long. ``disconnect_every``: cut a connection
     after that many messages; ``halve_every``: the same, in the middle of one. ``slow_body``: REST bytes per second.
     ``skew_s`` is added to the venue's clock: ``E``, ``T``, times of REST trades and ``serverTime``. Zero is off.
+    ``china``: those of the Chinese sites, which know ``away_s`` and ``slow_body`` besides.
     """
 
     drop: _Share = 0.0
@@ -110,6 +142,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     skew_s: float = 0.0
     fail_rest: FailRest | None = None
     seed: int = 7
+    china: ChinaFaults = msgspec.field(default_factory=ChinaFaults)
 
 
 def changed_faults(now: Faults, change: Mapping[str, Any]) -> Faults:
@@ -160,6 +193,11 @@ class SandboxConfig:
     clients; runs with the same seed are then the same bytes. Without it the market lives on the wall clock. REST
     history reaches ``history_hours`` back.
 
+    ``china_stocks`` turns the Chinese sites on, with so many stocks and daily bars of ``china_history_days`` sessions.
+
+    ``session_at``, a time with an offset such as ``2026-12-01T09:29:50+08:00``, is where the clock of the whole sandbox
+    begins; from there it goes on at ``session_speed`` times real speed, and is told to clients.
+
     Recording: ``tape`` is played at ``speed`` times real speed, None = as fast as clients read.
 
     Either begins when ``POST /sandbox/play`` is called or every stream with an ending in ``start_on`` is subscribed;
@@ -173,6 +211,10 @@ class SandboxConfig:
     usdm_symbols: tuple[str, ...] = ()
     coinm_symbols: tuple[str, ...] = ()
     harbour_symbols: tuple[str, ...] = ()
+    china_stocks: int = 0
+    china_history_days: int = 250
+    session_at: str | None = None
+    session_speed: float = 1.0
     rate: float | None = 200.0
     events: int | None = None
     start_ns: int | None = None
@@ -189,16 +231,35 @@ class SandboxConfig:
             raise InputError(
                 f"The sandbox listens on loopback only, not on {self.host!r}; use 127.0.0.1, ::1 or localhost."
             )
-        for name in ("rate", "speed", "pace"):
+        if self.session_at is not None:
+            session_ns(self.session_at)
+            if self.tape is not None or self.start_ns is not None:
+                raise InputError("A recording, and a market with start_ns, have a clock; leave session_at out.")
+        for name in ("rate", "speed", "pace", "session_speed"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} is {value}; valid is a number above 0, or None for as fast as possible.")
         if not 0 < self.history_hours <= 87_600:
             raise InputError(f"history_hours is {self.history_hours}; valid is 1 to 87600, ten years.")
+        if not 1 <= self.china_history_days <= 2_500:
+            raise InputError(f"china_history_days is {self.china_history_days}; valid is 1 to 2500, ten years.")
+        if self.tape is not None and self.china_stocks:
+            raise InputError("A recording is played on spot; leave china_stocks out.")
         if self.tape is not None and (self.usdm_symbols or self.coinm_symbols or self.harbour_symbols):
             raise InputError("A recording is played on spot; leave the symbols of the other markets out.")
         if not self.symbols:
             raise InputError("symbols is empty; name at least one, such as BTCUSDT.")
+
+
+def session_ns(text: str) -> int:
+    """UTC ns of a time with an offset; `InputError` for what is none."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise InputError(f"{text!r} is no time with an offset; valid is e.g. 2026-12-01T09:29:50+08:00.")
+    return (at - _EPOCH) // timedelta(microseconds=1) * 1_000
 
 
 def _loopback(host: str) -> bool:

@@ -17,8 +17,17 @@ from aiohttp.typedefs import Handler
 
 from tidewire import telemetry
 from tidewire.errors import InputError
-from tidewire.records.clock import Clock, SystemClock
-from tidewire.sandbox.config import FailRest, Faults, LimitConfig, SandboxConfig, changed_faults, symbol_names
+from tidewire.records.clock import Clock, ShiftedClock, SystemClock
+from tidewire.sandbox.china.sites import China
+from tidewire.sandbox.config import (
+    FailRest,
+    Faults,
+    LimitConfig,
+    SandboxConfig,
+    changed_faults,
+    session_ns,
+    symbol_names,
+)
 from tidewire.sandbox.hub import Connection, Hub
 from tidewire.sandbox.market import Market, check_symbols
 from tidewire.sandbox.tape import Tape
@@ -55,7 +64,10 @@ class Sandbox:
         check_symbols(config.symbols)
         self._config = config
         self._clock = clock or SystemClock()
+        if config.session_at is not None:
+            self._clock = ShiftedClock(self._clock, session_ns(config.session_at), config.session_speed)
         self._venues = venues(config, self._clock, market)
+        self._china = China(config, self._clock) if config.china_stocks else None
         self._upstream = self._venues[SPOT].upstream
         self._runner: web.AppRunner | None = None
         self._drive: asyncio.Task[None] | None = None
@@ -80,6 +92,8 @@ class Sandbox:
         """Listen, and begin (or wait to begin) playing."""
         if isinstance(self._upstream, Tape):
             await self._upstream.load()
+        if self._china is not None:
+            await self._china.start()
         for venue in self._venues.values():
             venue.hub.attach(venue.upstream.subscribed, venue.upstream.expected(self._config.start_on))
             if isinstance(venue.upstream, Market) and not self._config.start_on:
@@ -106,12 +120,21 @@ class Sandbox:
         await asyncio.gather(*tasks, return_exceptions=True)
         for venue in self._venues.values():
             await venue.hub.stop()
+        if self._china is not None:
+            await self._china.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
     async def _run(self) -> None:
         await asyncio.gather(*(_play(venue) for venue in self._venues.values()))
+
+    @property
+    def china(self) -> China:
+        """The Chinese sites; `InputError` where there are none."""
+        if self._china is None:
+            raise InputError("There are no Chinese sites; set china_stocks.")
+        return self._china
 
     # --- steering
 
@@ -141,6 +164,8 @@ class Sandbox:
             venue.hub.faults.set(faults)
             if venue.hub.faults.away:
                 venue.hub.disconnect_all("fault: the venue is away")
+        if self._china is not None:
+            self._china.set_faults(faults)
 
     def disconnect(self) -> int:
         """Cut every connection now; return how many."""
@@ -192,6 +217,10 @@ class Sandbox:
         application = web.Application(client_max_size=_BODY_MAX, middlewares=[self._refuse])
         for venue in self._venues.values():
             venue.route(application.router, self._clock, self._config.limits)
+        if self._china is not None:
+            self._china.route(application.router)
+        if self._config.session_at is not None:
+            application.on_response_prepare.append(self._tell_time)
         application.router.add_get("/sandbox/status", self._get_status)
         application.router.add_get("/sandbox/ledger", self._get_ledger)
         application.router.add_get("/sandbox/faults", self._get_faults)
@@ -261,6 +290,11 @@ class Sandbox:
             request.transport.abort()
             return web.Response(status=503)  # reaches nobody
         return await handler(request)
+
+    async def _tell_time(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Tell a product that runs on our clock the time, and that it goes on."""
+        response.headers["X-Tidewire-Time"] = str(self._clock.wall_ns())
+        response.headers["X-Tidewire-Speed"] = f"{self._config.session_speed:g}"
 
 
 def _json(body: object, status: int = 200) -> web.Response:

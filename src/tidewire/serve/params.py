@@ -232,12 +232,22 @@ def _check_value(name: str, field: Field, value: str) -> None:
         choices = field.choices
         if "*" in value:
             return
+    elif field.dtype == pl.Date():
+        _check_day(name, value)
+        return
     elif re.fullmatch(r"[+-]?\d+(\.\d+)?", value):
         return
     else:
         raise QueryError(f"{name}: {value!r} is not a number.")
     if choices and value not in choices:
         raise QueryError(f"{name}: {value!r} is not valid.{nearest(value, choices)} Valid: {', '.join(choices)}.")
+
+
+def _check_day(name: str, value: str) -> None:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        raise QueryError(f"{name}: {value!r} is not a day; write it as 2026-01-05.") from None
 
 
 def _resample(kind: RecordType, params: Params, where: Mapping[str, Sequence[str]]) -> str | None:

@@ -21,7 +21,7 @@ from tidewire.records.batch import Batch, Stream
 from tidewire.records.clock import utc
 from tidewire.records.event import Event
 from tidewire.records.forms import row_texts
-from tidewire.records.ops import Gap, Quarantined
+from tidewire.records.ops import Finding, Gap, Quarantined
 from tidewire.records.record import RecordType
 from tidewire.records.subject import matches
 from tidewire.serve.channels import STATE, channels_of, concerns
@@ -170,6 +170,7 @@ class Hub:
             self._wait(kind, forming, state=True)
         self._wait(Gap.type, batch.gaps, state=False)
         self._wait(Quarantined.type, batch.rejected, state=False)
+        self._wait(Finding.type, batch.findings, state=False)
 
     def _is_repeat(self, batch: Batch) -> bool:
         line, stream = batch.lineage, batch.stream

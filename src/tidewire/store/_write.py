@@ -14,7 +14,7 @@ from tidewire import telemetry
 from tidewire.errors import StoreError
 from tidewire.records.batch import Batch, Fate, Stream, fates_of
 from tidewire.records.clock import Clock
-from tidewire.records.ops import Gap, Quarantined
+from tidewire.records.ops import Finding, Gap, Quarantined
 from tidewire.records.record import RecordType, types
 from tidewire.store._book import Book, Position
 from tidewire.store._cold import Cold
@@ -22,7 +22,7 @@ from tidewire.store._once import DUPLICATE, REVISION, Judge, Key, Marks
 from tidewire.store._schema import Tables, columns_of, quoted, registered, revisions_table
 from tidewire.store.protocol import JOURNAL, Written
 
-RIDERS = (Gap.type, Quarantined.type)
+RIDERS = (Gap.type, Quarantined.type, Finding.type)
 """Types whose rows come with batches of other types."""
 
 _log = telemetry.log("store")
@@ -197,7 +197,7 @@ class Writer:
             journal = self.book.journal(batch.lineage.journal)
             if batch.rows.height:
                 parts.setdefault(batch.type, []).append(_Part(batch.rows, journal, place))
-            for kind, rows in zip(RIDERS, (batch.gaps, batch.rejected), strict=True):
+            for kind, rows in _riding(batch):
                 if rows is not None and rows.height:
                     parts.setdefault(kind, []).append(_Part(rows, journal, -1))
             outcome.fates.update({(batch.type.name, fate): count for fate, count in batch.fates.items()})
@@ -267,9 +267,13 @@ class Writer:
                 _rows.labels(kind, what).inc(count)
 
 
+def _riding(batch: Batch) -> Iterable[tuple[RecordType, pl.DataFrame | None]]:
+    return zip(RIDERS, (batch.gaps, batch.rejected, batch.findings), strict=True)
+
+
 def _check_shape(batch: Batch) -> None:
     """A frame of another shape would be an engine's error about a column nobody named."""
-    for kind, rows in ((batch.type, batch.rows), (Gap.type, batch.gaps), (Quarantined.type, batch.rejected)):
+    for kind, rows in ((batch.type, batch.rows), *_riding(batch)):
         if rows is None or rows.schema == kind.schema:
             continue
         wrong = sorted(set(rows.schema.items()) ^ set(kind.schema.items()), key=str)

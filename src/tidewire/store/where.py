@@ -10,7 +10,7 @@ import functools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -97,6 +97,8 @@ def _parsed(dtype: pl.DataType, text: str) -> Any:
             return _EPOCH + timedelta(microseconds=int(text))
         moment = datetime.fromisoformat(text)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if isinstance(dtype, pl.Date):
+        return date.fromisoformat(text)
     return _no()
 
 
@@ -111,6 +113,7 @@ _FORMS: dict[Any, str] = {
     pl.Float64: "numbers",
     pl.Decimal: "decimal numbers of limited scale",
     pl.Datetime: "RFC 3339 times or UTC microseconds",
+    pl.Date: "days such as 2026-01-05",
     pl.List: "lists, which cannot be filtered by",
 }
 

@@ -19,7 +19,7 @@ from tidewire.store.protocol import Store
 
 QUARANTINED = "quarantined"
 
-BESIDE = frozenset({"gap", QUARANTINED})
+BESIDE = frozenset({"gap", "finding", QUARANTINED})
 """Types whose rows are also written beside those of others: their tables hold at least what the books say."""
 
 LOOKS = 3

@@ -55,12 +55,13 @@ async def place(
     clock: Clock | None = None,
     journal_config: JournalConfig | None = None,
     down_since_ns: int | None = None,
+    **more: Any,
 ) -> AsyncIterator[Place]:
     clock = clock or SystemClock()
     bus = MemoryBus(SystemClock())
     await bus.start()
     journal = await Journal.open(directory / "journal", SystemClock(), journal_config or JournalConfig(commit_ms=0))
-    context = Context(clock, SeededRng(1), bus, journal, InstrumentBook(), down_since_ns)
+    context = Context(clock, SeededRng(1), bus, journal, InstrumentBook(), down_since_ns, **more)
     here = Place(context, bus, journal)
     bus.subscribe(">", here.heard.append)
     try:

@@ -248,3 +248,22 @@ def test_limits_and_order_hold_for_any_arrivals(arrivals: list[tuple[float, int]
         minute = int(MINUTE_START / SECOND + 7 + at + 1e-9) // 60
         used[minute] = used.get(minute, 0) + weight
     assert max(used.values()) <= 60
+
+
+async def test_who_is_cancelled_at_its_turn_leaves_room_for_the_next() -> None:
+    clock = ManualClock()
+    budget = Budget(clock, Limits(requests_per_second=1000, burst=5, at_once=1))
+    await budget.spend()
+    second, third = asyncio.ensure_future(budget.spend()), asyncio.ensure_future(budget.spend())
+    await clock.advance(1.0)
+    budget.done()  # the second has its turn, and does not know yet
+    second.cancel()
+    await clock.advance(1.0)
+    assert second.cancelled()
+    assert third.done()
+
+
+@pytest.mark.parametrize(("name", "found"), [("jitter", 1.5), ("jitter", -0.1), ("at_once", 0)])
+def test_impossible_paces_are_refused(name: str, found: float) -> None:
+    with pytest.raises(InputError, match=name):
+        Limits(**{name: found})  # type: ignore[arg-type]

@@ -178,6 +178,16 @@ async def test_a_source_without_a_past_gives_up(tmp_path: Path) -> None:
         assert state.detail == "toy has no past trade to ask for"
 
 
+async def test_a_gap_that_its_collector_mends_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyApp, "mends", lambda _, told: told.cause == "total")
+    ledger = Ledger({"7": gap(7, 9, cause="total"), "10": gap(10, 10)})
+    async with filling(tmp_path, ledger, [], past=False) as (here, _, clock):
+        await clock.advance(1.0)
+        (state,) = await told(here, 1)
+        assert state.gap_id == "10"
+        assert ledger.states()["7"] == "open"
+
+
 async def test_a_refusal_gives_up_and_says_why(tmp_path: Path) -> None:
     ledger = Ledger({"10": gap(10, 10)})
     async with filling(tmp_path, ledger, [TerminalError("no longer listed")]) as (here, _, clock):

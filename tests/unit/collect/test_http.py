@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import logging
 import socket
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,16 +11,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from yarl import URL
 
 from tidewire import telemetry
-from tidewire.collect import http
+from tidewire.collect import http, unpack
 from tidewire.collect.budget import Budgets, Limits
 from tidewire.collect.http import HttpClient, HttpConfig, Reply, Request
 from tidewire.errors import InputError, RateLimited, TerminalError, TransientError
-from tidewire.records.clock import ManualClock, SeededRng, SystemClock
+from tidewire.records.clock import ManualClock, SeededRng, SystemClock, UpstreamClock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 QUICK = HttpConfig(backoff_s=0.001, backoff_s_max=0.002, total_timeout_s=5, trust_env=False)
@@ -97,6 +94,23 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - conditions of real sockets have no event
             await asyncio.sleep(0)
+
+
+async def test_an_upstream_says_its_time_and_whether_it_runs() -> None:
+    told = str(5 * 10**18)
+    answers = (
+        says(b"a", X_Tidewire_Time=told, X_Tidewire_Speed="1e9"),  # no speed we understand: it stands
+        says(b"b", X_Tidewire_Time=told),
+        says(b"c", X_Tidewire_Time=told, X_Tidewire_Speed="2.5"),
+    )
+    clock = UpstreamClock()
+    async with serving(*answers) as upstream, client(replace(QUICK, clock=clock)) as asks:
+        for _ in range(2):
+            await asks.get(upstream.url)
+            assert clock.wall_ns() == clock.wall_ns() == int(told)
+        await asks.get(upstream.url)
+        since = clock.wall_ns()
+        await until(lambda: clock.wall_ns() > since > int(told))
 
 
 async def test_a_reply_holds_what_came() -> None:
@@ -315,20 +329,20 @@ async def test_a_body_of_exactly_the_limit_is_fine() -> None:
 @pytest.mark.parametrize("config", [QUICK, replace(QUICK, body_bytes_max=3 << 20, ratio_max=1e9)])
 async def test_a_bomb_is_refused_while_it_unfolds(config: HttpConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     unfolded: list[int] = []
-    inflate = http._Inflate._inflate
+    inflate = unpack.Inflate._inflate
 
-    def counting(self: http._Inflate, data: bytes) -> bytes:
+    def counting(self: unpack.Inflate, data: bytes) -> bytes:
         piece = inflate(self, data)
         unfolded.append(len(piece))
         return piece
 
-    monkeypatch.setattr(http._Inflate, "_inflate", counting)
+    monkeypatch.setattr(unpack.Inflate, "_inflate", counting)
     bomb = gzip.compress(bytes(50_000_000))
     async with serving(says(bomb, Content_Encoding="gzip")) as upstream, client(config) as asks:
         with pytest.raises(TerminalError, match="too large"):
             await asks.get(upstream.url)
     assert sum(unfolded) <= 16 << 20, "far less than the 50 MB it holds"
-    assert max(unfolded) <= http._INFLATE_STEP_BYTES
+    assert max(unfolded) <= unpack._INFLATE_STEP_BYTES
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
@@ -337,34 +351,6 @@ async def test_an_encoding_not_asked_for_is_refused(encoding: str) -> None:
         with pytest.raises(TerminalError, match="asked for were gzip and deflate"):
             await asks.get(upstream.url)
         assert upstream.asked[0].headers["Accept-Encoding"] == "gzip, deflate"
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.binary(max_size=3000), min_size=1, max_size=4),
-    st.sampled_from(["gzip", "zlib", "raw"]),
-    st.lists(st.integers(1, 200), max_size=40),
-    st.integers(1, 500),
-)
-def test_any_chunks_inflate_to_the_same(parts: list[bytes], form: str, cuts: list[int], step: int) -> None:
-    if form == "gzip":
-        packed, want = b"".join(gzip.compress(part) for part in parts), b"".join(parts)
-    else:
-        want = parts[0]
-        packer = zlib.compressobj(wbits=zlib.MAX_WBITS if form == "zlib" else -zlib.MAX_WBITS)
-        packed = packer.compress(want) + packer.flush()
-    decoder = http._Inflate("test")
-    pieces: list[bytes] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "_INFLATE_STEP_BYTES", step)
-        at = 0
-        # A bare deflate stream is told from zlib by its first two bytes, so they come together.
-        for cut in [2 + (cuts.pop() if cuts else 0), *cuts, len(packed)]:
-            pieces += decoder.feed(packed[at : at + cut])
-            at += cut
-    assert b"".join(pieces) == want
-    assert decoder.complete
-    assert all(len(piece) <= step for piece in pieces)
 
 
 async def test_keys_go_out_in_headers_and_nowhere_else(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tidewire.collect.schedule import Cron, Every, Window, parse_duration, zone
 from tidewire.errors import InputError
+from tidewire.records.calendar import tell
 
 SECOND = 1_000_000_000
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -134,12 +135,67 @@ def test_a_calendar_that_has_ended_gives_no_opening() -> None:
     assert Window("09:00-10:00", is_session=lambda _: False).next_open(at(2026, 1, 1, 11)) is None
 
 
+def test_two_windows_a_day() -> None:
+    window = Window("12:55-15:05, 09:15-11:35", "Asia/Shanghai")
+    lunch = at(2026, 11, 20, 12, tz=SHANGHAI)
+    assert [window.contains(at(2026, 11, 20, *clock, tz=SHANGHAI)) for clock in ((10,), (12,), (13,), (15, 5))] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert window.next_open(lunch) == at(2026, 11, 20, 12, 55, tz=SHANGHAI)
+    assert window.next_open(at(2026, 11, 20, 16, tz=SHANGHAI)) == at(2026, 11, 21, 9, 15, tz=SHANGHAI)
+
+
+def test_a_window_of_a_calendar_opens_on_its_sessions_only() -> None:
+    window = Window("09:15-15:05", "Asia/Shanghai", calendar="XSHG")
+    before_holidays = at(2026, 9, 30, 15, 5, tz=SHANGHAI)
+    assert window.next_open(before_holidays) == at(2026, 10, 8, 9, 15, tz=SHANGHAI)
+    assert not window.contains(at(2026, 10, 10, 10, tz=SHANGHAI)), "a working Saturday"
+    assert str(window) == "09:15-15:05 (XSHG, Asia/Shanghai)"
+
+
+def test_the_session_is_a_window_in_the_time_of_the_exchange() -> None:
+    """Whatever zone the machine, or the schedule, is in."""
+    window = Window("session", "UTC", calendar="XSHG")
+    assert window.next_open(at(2026, 11, 27, 8)) == at(2026, 11, 30, 1, 15)  # Friday afternoon there, then Monday
+    assert [window.contains(at(2026, 11, 30, *clock)) for clock in ((1, 14), (1, 15), (4,), (4, 55), (7, 5))] == [
+        False, True, False, True, False,
+    ]  # fmt: skip
+    # New York's Sunday evening is Monday morning in Shanghai.
+    assert window.contains(at(2026, 11, 29, 21, 0, tz=ZoneInfo("America/New_York")))
+    assert Window("session", calendar="24/7").contains(at(2026, 11, 28))
+
+
+def test_past_the_end_of_a_calendar_weekdays_open_until_it_is_told_better() -> None:
+    window = Window("session", calendar="XSHG")
+    new_year = at(2027, 1, 1, 2)
+    assert window.contains(new_year)
+    tell({"XSHG": ([date(2027, 1, 1)], date(2027, 12, 31))})
+    try:
+        assert not window.contains(new_year)
+    finally:
+        tell({})
+    assert window.contains(new_year)
+
+
+def test_a_window_of_no_calendar_says_so() -> None:
+    with pytest.raises(InputError, match="name one, such as XSHG"):
+        Window("session", "Asia/Shanghai")
+    with pytest.raises(InputError, match="No calendar 'XSHE'"):
+        Window("09:15-15:05", calendar="XSHE")
+    with pytest.raises(InputError, match="No calendar"):
+        Window("session", calendar="XSHE")
+
+
 spans = st.tuples(st.integers(0, 1439), st.integers(0, 1439)).filter(lambda span: span[0] != span[1])
 
 
-@given(walls, spans, st.sampled_from(["UTC", "Asia/Shanghai", "Europe/Berlin", "America/New_York"]))
-def test_the_next_opening_is_the_first_open_moment(wall_ns: int, span: tuple[int, int], tz: str) -> None:
-    text = "-".join(f"{minute // 60:02}:{minute % 60:02}" for minute in span)
+@given(
+    walls,
+    st.lists(spans, min_size=1, max_size=3),
+    st.sampled_from(["UTC", "Asia/Shanghai", "Europe/Berlin", "America/New_York"]),
+)
+def test_the_next_opening_is_the_first_open_moment(wall_ns: int, some: list[tuple[int, int]], tz: str) -> None:
+    text = ",".join("-".join(f"{minute // 60:02}:{minute % 60:02}" for minute in span) for span in some)
     window = Window(text, tz)
     opens = window.next_open(wall_ns)
     assert opens is not None
@@ -148,7 +204,9 @@ def test_the_next_opening_is_the_first_open_moment(wall_ns: int, span: tuple[int
     assert opens - wall_ns <= 3 * 86400 * SECOND
 
 
-@pytest.mark.parametrize("text", ["", "9-15", "09:15", "25:00-26:00", "09:60-10:00", "10:00-10:00", "24:00-01:00"])
+@pytest.mark.parametrize(
+    "text", ["", "9-15", "09:15", "25:00-26:00", "09:60-10:00", "10:00-10:00", "24:00-01:00", "09:15-10:00,"]
+)
 def test_a_bad_window_says_so(text: str) -> None:
     with pytest.raises(InputError, match=r"daily window|no clock shows|empty"):
         Window(text)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tidewire.collect.schedule import Cron, Every, Schedule, Window
 from tidewire.collect.timer import Overlap, Timer, within
 from tidewire.errors import InputError
-from tidewire.records.clock import ManualClock, SeededRng
+from tidewire.records.clock import ManualClock, SeededRng, utc
 
 SECOND = 1_000_000_000
 NINE = round(datetime(2026, 11, 20, 9, tzinfo=UTC).timestamp()) * SECOND
@@ -262,6 +262,21 @@ async def test_nothing_runs_outside_the_window(schedule: Schedule) -> None:
     await clock.advance(86400)
     assert runs.at == [1200.0, 1800.0, 87600.0, 88200.0]
     await timer.stop()
+
+
+@pytest.mark.parametrize("schedule", [Every(3600), Cron("0 * * * *")])
+async def test_a_timer_keeps_the_sessions_of_a_calendar(schedule: Schedule) -> None:
+    """From the last session before a holiday week to the first after it, on a machine whose clock is in UTC."""
+    clock = ManualClock(round(datetime(2026, 9, 30, 0, 30, tzinfo=UTC).timestamp()) * SECOND)
+    runs = Runs(clock)
+    timer = make(runs, clock, schedule, window=Window("session", "UTC", calendar="XSHG"), run_at_start=True)
+    timer.start()
+    for _ in range(9):
+        await clock.advance(86400)
+    await timer.stop()
+    ran = [utc(NINE) + timedelta(seconds=at) for at in runs.at]
+    hours = (2, 3, 5, 6, 7)
+    assert ran == [datetime(2026, month, day, hour, tzinfo=UTC) for month, day in ((9, 30), (10, 8)) for hour in hours]
 
 
 async def test_a_run_at_the_very_opening_counts() -> None:

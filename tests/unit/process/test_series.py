@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tidewire.process import series
 from tidewire.process.series import MAX_OPEN_HOLES, Hole, SeriesWatch, describe, hole_of
 from tidewire.records.batch import gaps
+from tidewire.records.calendar import calendar
 from tidewire.records.market import Instrument, Kline, Quote, Trade
 from tidewire.records.ops import Gap
 from tidewire.records.record import RecordType
@@ -289,6 +291,12 @@ def test_gaps_of_connections_lead_to_no_hole() -> None:
     assert hole_of(Trade.type, row) is None
 
 
+def test_a_lunch_break_is_no_hole() -> None:
+    before, after = ({**bar(minute), "instrument": "600000.SH"} for minute in (0, 90))
+    assert SeriesWatch(Kline.type).sort(rows(Kline.type, [before, after])).holes == []
+    assert len(SeriesWatch(Kline.type).sort(rows(Kline.type, [bar(0), bar(90)])).holes) == 1
+
+
 def test_what_a_gap_row_says() -> None:
     (hole,) = SeriesWatch(Trade.type).sort(rows(Trade.type, [trade(10, event_time=7), trade(15, event_time=9)])).holes
     told = describe(Trade.type, hole)
@@ -360,3 +368,50 @@ def test_what_is_remembered_stays_bounded_however_rows_come(monkeypatch: pytest.
     for frame, number in enumerate(range(1, 51), 2_000):
         assert watch.sort(said(number, frame)).duplicates is not None
     assert watch.sort(said(900, 3_000)).duplicates is None, "forgotten: the store knows it"
+
+
+# -- bars of a market that closes ---------------------------------------------------------------------------------
+
+BANK = "600000.SH"
+
+
+def sessions(interval: str, *days: str) -> list[int]:
+    """When the bars of these sessions begin, µs after `START_US`."""
+    return [at - START_US for day in days for at, _ in calendar("XSHG").grid(date.fromisoformat(day), interval)]
+
+
+def bars_at(times: list[int], interval: str, minutes: int) -> pl.DataFrame:
+    specs = [
+        bar(0, interval, minutes, instrument=BANK, frame=place + 1)
+        | {"event_time": at, "open_time": at, "close_time": at + minutes * MINUTE_US}
+        for place, at in enumerate(times)
+    ]
+    return rows(Kline.type, specs)
+
+
+@pytest.mark.parametrize(("interval", "minutes"), [("1m", 1), ("5m", 5), ("1h", 60)])
+def test_lunch_nights_and_holidays_are_no_holes(interval: str, minutes: int) -> None:
+    times = sessions(interval, "2026-02-12", "2026-02-13", "2026-02-24", "2026-02-25")
+    table = bars_at(times, interval, minutes)
+    assert SeriesWatch(Kline.type).sort(table).holes == []
+    watch = SeriesWatch(Kline.type)
+    assert [hole for place in range(table.height) for hole in watch.sort(table[place]).holes] == []
+
+
+def test_days_without_a_bar_are_no_holes_of_a_stock_that_may_be_suspended() -> None:
+    table = bars_at(sessions("1m", "2026-02-12", "2026-02-25"), "1m", 1)
+    assert SeriesWatch(Kline.type).sort(table).holes == []
+    days = bars_at(sessions("1d", "2026-01-05", "2026-01-06", "2026-01-20"), "1d", 330)
+    assert SeriesWatch(Kline.type).sort(days).holes == []
+
+
+def test_what_a_session_misses_is_one_hole_in_each_half_and_is_filled_by_its_bars() -> None:
+    whole = sessions("1m", "2026-02-12", "2026-02-13")
+    gone = {*whole[100:140], *whole[239:241]}
+    watch = SeriesWatch(Kline.type)
+    opened = watch.sort(bars_at([at for at in whole if at not in gone], "1m", 1)).holes
+    edges = [(whole[100], whole[119]), (whole[120], whole[139]), (whole[239], whole[239]), (whole[240], whole[240])]
+    assert [(hole.first - START_US, hole.last - START_US) for hole in opened] == edges
+    late = bars_at(sorted(gone), "1m", 1).with_columns(frame=pl.int_range(1_000, 1_000 + len(gone), dtype=pl.Int64))
+    closed = watch.sort(late).holes
+    assert [(hole.state, hole.first) for hole in closed] == [("filled", hole.first) for hole in opened]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -11,7 +11,7 @@ import polars as pl
 from tidewire.records.record import Field, RecordType, types
 
 NOW = datetime(2026, 1, 5, 1, 30, tzinfo=UTC)
-FAMILIES = ("market", "ops")
+FAMILIES = ("market", "reference", "ops")
 KINDS = [kind for kind in types().values() if kind.family in FAMILIES]
 
 GOOD: dict[str, list[Any]] = {
@@ -24,6 +24,7 @@ GOOD: dict[str, list[Any]] = {
     "sequence": [0, 17, 2**62],
     "ordinal": [0, 3],
     "time": [NOW, NOW + timedelta(microseconds=1), NOW + timedelta(days=1)],
+    "day": [date(2026, 1, 5), date(1990, 12, 19)],
     "text": ["x", "名称", 'a "quoted"\n\tline', " "],
     "symbol": ["BTC-USDT.BINANCE", "600000.SH"],
     "flag": [True, False],
@@ -45,6 +46,7 @@ BROKEN: dict[str, list[Any]] = {
         datetime(1989, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
         datetime(2100, 1, 1, tzinfo=UTC),
     ],
+    "day": [date(1899, 12, 31), date(2100, 1, 1)],
     "text": ["", "no such choice"],
     "symbol": ["", "ab"],
     "flag": [],
@@ -58,11 +60,14 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 def good_row(kind: RecordType) -> dict[str, Any]:
     """The documented examples, made consistent with each other where the type asks for it."""
-    row = {
-        name: moment(field.example) if field.role == "time" else field.example for name, field in kind.fields.items()
-    }
+    read = {"time": moment, "day": date.fromisoformat}
+    row = {name: read.get(field.role, _same)(field.example) for name, field in kind.fields.items()}
     if kind.name == "kline":
         row["close_time"] = row["open_time"] + timedelta(minutes=1)
     if kind.name == "order_book":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidewire.records.clock import ManualClock, SeededRng, SystemClock, SystemRng, UpstreamClock, utc
+from tidewire.records.clock import ManualClock, SeededRng, ShiftedClock, SystemClock, SystemRng, UpstreamClock, utc
 
 SECOND = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,6 +99,34 @@ def test_the_upstreams_time_replaces_the_machines_and_never_goes_back() -> None:
     clock.tell(6 * SECOND)
     assert clock.wall_ns() == 6 * SECOND
     assert abs(clock.mono_ns() - time.monotonic_ns()) < 60 * SECOND
+
+
+def test_an_upstreams_clock_that_runs_goes_on_between_two_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, mono = UpstreamClock(), 0
+    monkeypatch.setattr(clock, "mono_ns", lambda: mono)
+    clock.tell(100 * SECOND, 2.0)
+    mono += 3 * SECOND
+    assert clock.wall_ns() == 106 * SECOND
+    clock.tell(105 * SECOND, 1.0)  # an answer that was long on its way
+    assert clock.wall_ns() == 106 * SECOND
+    mono += SECOND
+    assert clock.wall_ns() == 107 * SECOND
+    clock.tell(200 * SECOND)
+    mono += SECOND
+    assert clock.wall_ns() == 200 * SECOND
+
+
+async def test_a_shifted_clock_begins_elsewhere_and_goes_at_its_own_pace() -> None:
+    base = ManualClock()
+    await base.advance(5.0)
+    clock = ShiftedClock(base, 1_000 * SECOND, 4.0)
+    assert (clock.wall_ns(), clock.mono_ns()) == (1_000 * SECOND, 0)
+    waits = asyncio.create_task(clock.sleep(8.0))
+    await base.advance(1.9)
+    assert not waits.done()
+    await base.advance(0.1)
+    assert waits.done()
+    assert (clock.wall_ns(), clock.mono_ns()) == (1_008 * SECOND, 8 * SECOND)
 
 
 @given(st.integers() | st.text(max_size=8))

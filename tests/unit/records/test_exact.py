@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tidewire.records.exact import build, decimals
 from tidewire.records.market import FundingRate, OrderBook, Trade
+from tidewire.records.reference import TradingDay
 
 PRICE, SIZE, COIN = pl.Decimal(38, 12), pl.Decimal(38, 8), pl.Decimal(38, 18)
 PLAIN = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -139,6 +140,17 @@ def test_times_are_microseconds_or_know_their_own_unit() -> None:
     columns = {"event_time": [1_767_576_600_000_000], "public_at": millis, "ingested_at": pl.Series([at])}
     row = build(Trade.type, columns, 1).rows.row(0, named=True)
     assert (row["event_time"], row["public_at"], row["ingested_at"]) == (at, at, at)
+
+
+def test_days_are_dates_or_iso_text_and_nothing_else() -> None:
+    days: list[Any] = ["2026-10-08", None, "2026-1-5", "20261008", "2026-02-30", "", "2026-10-08 "]
+    built = build(TradingDay.type, {"day": days}, len(days))
+    assert built.rows["day"].to_list() == [date(2026, 10, 8), *[None] * 6]
+    assert {place: found["day"] for place, found in built.not_exact.items()} == {
+        place: days[place] for place in (2, 3, 4, 5, 6)
+    }
+    ready = build(TradingDay.type, {"day": [date(2026, 10, 8), None]}, 2)
+    assert (ready.rows["day"].to_list(), ready.not_exact) == ([date(2026, 10, 8), None], {})
 
 
 def test_a_ready_series_is_used_as_it_is() -> None:

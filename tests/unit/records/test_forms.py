@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -40,6 +40,8 @@ def complaints(schema: dict[str, Any], value: Any) -> list[str]:
         return [f"{value!r} is no plain decimal"]
     if schema.get("format") == "date-time" and value is not None and moment(value).tzinfo != UTC:
         return [f"{value!r} is no time"]
+    if schema.get("format") == "date" and value is not None and date.fromisoformat(value).isoformat() != value:
+        return [f"{value!r} is no day"]
     return []
 
 

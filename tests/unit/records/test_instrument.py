@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import date
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidewire.errors import AmbiguousInstrument, InstrumentError
-from tidewire.records.instrument import InstrumentBook, canonical, china_venues, uid
+from tidewire.records.instrument import InstrumentBook, canonical, china_venues, recodes, stock_venue, uid
 
 
 def book() -> InstrumentBook:
@@ -61,9 +62,10 @@ def test_every_common_spelling_of_a_stock_is_known_also_without_a_book(spelling:
         ("920002", "920002.BJ"),
         ("bj920002", "920002.BJ"),
         ("0.920002", "920002.BJ"),
-        ("430047", "430047.BJ"),
-        ("835185.XBSE", "835185.BJ"),
-        ("835185.XBEI", "835185.BJ"),
+        ("430046", "430046.BJ"),
+        ("430047", "920047.BJ"),
+        ("835185.XBSE", "920185.BJ"),
+        ("835186.XBEI", "835186.BJ"),
         ("btc-usdt-swap", "BTC-USDT-SWAP.OKX"),
         ("okx:ETH-USDT", "ETH-USDT.OKX"),
         ("ETHUSDT.OKX", "ETH-USDT.OKX"),
@@ -187,6 +189,61 @@ def test_known_instruments_are_listed_by_venue() -> None:
     assert "600000" not in made
 
 
+# -- codes that changed --------------------------------------------------------------------------------------------
+
+SWITCH = date(2025, 10, 9)
+SPELLED = ("{0}", "{0}.BJ", "bj{0}", "bj.{0}", "{0}.XBSE", "0.{0}", "BSE.{0}")
+
+
+def test_the_exchange_changed_248_codes_and_no_rule_gives_the_new_ones() -> None:
+    known = recodes()
+    assert len({each.old for each in known}) == len({each.new for each in known}) == len(known) == 248
+    assert all(re.fullmatch(r"(43|83|87)\d{4}\.BJ", each.old) for each in known)
+    assert all(re.fullmatch(r"920\d{3}\.BJ", each.new) for each in known)
+    assert {each.since for each in known} == {date(2025, 5, 6), SWITCH}
+    others = {each.old: each.new for each in known if each.old[3:] != each.new[3:]}
+    assert (len(others), others["831167.BJ"], others["835857.BJ"]) == (26, "920267.BJ", "920057.BJ")
+
+
+@pytest.mark.parametrize("form", SPELLED)
+def test_an_old_code_means_the_new_one_from_the_day_of_the_change(form: str) -> None:
+    made, spelling = InstrumentBook(), form.format("430047")
+    assert made.resolve(spelling) == "920047.BJ"
+    assert made.resolve(spelling, on=SWITCH) == "920047.BJ"
+    assert made.resolve(spelling, on=date(2025, 10, 8)) == "430047.BJ"
+
+
+def test_six_stocks_were_first() -> None:
+    made = InstrumentBook()
+    assert made.resolve("833819", on=date(2025, 5, 6)) == "920819.BJ"
+    assert made.resolve("833819", on=date(2025, 5, 5)) == "833819.BJ"
+
+
+def test_an_old_id_under_which_rows_were_collected_stays_readable() -> None:
+    made = InstrumentBook()
+    made.add("430047.BJ", "430047")
+    assert made.resolve("430047.BJ") == "430047.BJ"
+    assert made.resolve("430047") == "920047.BJ"
+
+
+def test_a_recode_keeps_the_uid() -> None:
+    assert uid("BJ", "920047") == uid("BJ", "430047") != uid("BJ", "920048")
+
+
+def test_one_table_of_codes_says_where_stocks_are_and_what_is_ambiguous() -> None:
+    codes = ("600000", "900901", "000001", "301001", "200011", "920002", "830799", "430047", "510300", "113050")
+    assert [stock_venue(code) for code in codes] == [
+        "SH", "SH", "SZ", "SZ", "SZ", "BJ", "BJ", "BJ", "SH", "SH",
+    ]  # fmt: skip
+    assert [stock_venue(code) for code in ("950110", "700000", "60000", "６00000")] == [None] * 4
+
+
+@given(st.integers(0, 999_999).map("{:06}".format))
+def test_a_stock_is_where_its_code_can_be(code: str) -> None:
+    venue, venues = stock_venue(code), china_venues(code)
+    assert venue in venues if venue is not None else len(venues) <= 1
+
+
 def test_uids_are_stable_over_versions_and_differ_between_venues() -> None:
     assert uid("BINANCE", "BTCUSDT") == "u0cd8c5673e5c1d7c"
     assert len({uid(venue, native) for venue in ("BINANCE", "OKX") for native in ("BTCUSDT", "ETHUSDT")}) == 4
@@ -202,7 +259,7 @@ def test_a_bare_code_is_resolved_to_its_one_exchange_or_refused(code: str) -> No
     venues = china_venues(code)
     assert set(venues) <= {"SH", "SZ", "BJ"}
     if len(venues) == 1:
-        assert InstrumentBook().resolve(code) == f"{code}.{venues[0]}"
+        assert InstrumentBook().resolve(code, on=date(2020, 1, 1)) == f"{code}.{venues[0]}"
     else:
         with pytest.raises(InstrumentError):
             InstrumentBook().resolve(code)

@@ -1,8 +1,8 @@
-"""What every record type promises, and one row for each rule that breaks it. Covers market and ops."""
+"""What every record type promises, and one row for each rule that breaks it. Covers all built-in families."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -26,6 +26,7 @@ BREAKS: dict[str, Any] = {
     "nan": float("nan"),
     "inner_nullability": [None, None],
 }
+LONG_AGO = date(1899, 12, 31)
 NAMED_BREAKS: dict[str, dict[str, Any]] = {
     "priced": {"price": None, "off_book": None},
     "not_crossed": {"bid_price": "2", "ask_price": "1"},
@@ -54,7 +55,8 @@ def test_the_families_hold_what_was_promised() -> None:
 )
 def test_each_rule_is_broken_by_a_row_made_for_it(kind: RecordType, rule: str) -> None:
     column, _, what = rule.partition("|")
-    changes = {column: BREAKS[what]} if what else NAMED_BREAKS[rule]
+    broken = LONG_AGO if what and kind.fields[column].role == "day" and BREAKS[what] is not None else BREAKS.get(what)
+    changes = {column: broken} if what else NAMED_BREAKS[rule]
     assert rule in failed(kind, **changes)
 
 
@@ -118,6 +120,7 @@ def test_market_rows_are_about_an_instrument(kind: RecordType) -> None:
         (BookDelta.type, {"size": "0"}),
         (OrderBook.type, {"bid_prices": [], "bid_sizes": []}),
         (Instrument.type, {"price_step": None}),
+        (Instrument.type, {"listed_on": date(1900, 1, 1), "delisted_on": None}),
     ],
 )
 def test_rows_at_the_edge_of_a_rule_are_good(kind: RecordType, changes: dict[str, Any]) -> None:
@@ -130,6 +133,12 @@ def test_rows_at_the_edge_of_a_rule_are_good(kind: RecordType, changes: dict[str
         (Quote.type, {"bid_price": "1.5", "ask_price": "1.5"}, ["not_crossed"]),
         (Trade.type, {"price": "0"}, ["price|min_exclusive"]),
         (Trade.type, {"side": ""}, ["side|check__known"]),
+        (
+            Instrument.type,
+            {"listed_on": date(1970, 1, 1), "delisted_on": date(2970, 1, 1)},
+            ["delisted_on|check__plausible"],
+        ),
+        (Instrument.type, {"board": "moon"}, ["board|check__known"]),
         (OrderBook.type, {"ask_sizes": []}, ["same_lengths"]),
         (Kline.type, {"close_time": NOW - timedelta(days=1)}, ["closes_after_open"]),
         (Kline.type, {"interval": "7m"}, ["interval|check__known"]),
@@ -157,3 +166,4 @@ def test_options_say_how_a_type_is_handled() -> None:
     assert Kline.type.series == ("source", "instrument", "interval")
     assert Instrument.type.reference
     assert {kind.name for kind in types().values() if kind.reference and kind.family == "market"} == {"instrument"}
+    assert types()["trading_day"].reference

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import traceback
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tidewire.errors import ConfigError
+from tidewire.records.calendar import calendar
 from tidewire.runtime.config import load
 
 SOURCE = """
@@ -51,6 +54,31 @@ def test_a_single_source_file(tmp_path: Path) -> None:
     assert source.collectors["kline"]["intervals"] == ["1m", "5m", "1h"]
     assert loaded.data_dir.is_absolute()
     assert loaded.data_dir.parent == tmp_path
+
+
+def test_a_calendar_is_told_what_the_release_does_not_know(tmp_path: Path) -> None:
+    """Holidays of next year; reading another file takes it back."""
+    text = "calendars:\n  XSHG: {closed: [2027-01-01, 2027-02-08], until: 2027-12-31}\n"
+    config = load(write(tmp_path, text), {}).config
+    assert config.calendars["XSHG"].until == date(2027, 12, 31)
+    assert calendar("XSHG").next(date(2026, 12, 31)) == date(2027, 1, 4)
+    assert not calendar("XSHG").is_provisional(date(2027, 12, 31))
+    load(write(tmp_path, SOURCE, "binance.yaml"), {})
+    assert calendar("XSHG").is_provisional(date(2027, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{XSGH: {closed: [2027-01-01]}}", r"calendars: No calendar 'XSGH'\. Did you mean 'XSHG'"),
+        ("{24/7: {closed: [2027-01-01]}}", "24/7 never closes"),
+        ("{XSHG: {closed: [2028-01-03], until: 2027-12-31}}", "2028-01-03 is closed, but"),
+        ("{XSHG: {closed: [01.01.2027]}}", r"calendars\[\.\.\.\]\.closed\[0\]"),
+        ("{XSHG: {close: [2027-01-01]}}", r"calendars\.XSHG\.close: no such key\. Did you mean 'closed'"),
+    ],
+)
+def test_a_calendar_that_cannot_be(tmp_path: Path, text: str, what: str) -> None:
+    assert re.search(what, refused(write(tmp_path, f"calendars: {text}\n")))
 
 
 def test_a_platform_file_names_source_files_and_holds_sources(tmp_path: Path) -> None:

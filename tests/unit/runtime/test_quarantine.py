@@ -20,6 +20,7 @@ from tidewire.journal import Journal, JournalReader, Kind, Origin
 from tidewire.records.clock import ManualClock, SystemClock
 from tidewire.records.market import Trade
 from tidewire.records.ops import Quarantined
+from tidewire.records.reference import TradingDay
 from tidewire.replay import Replay
 from tidewire.runtime import quarantine
 from tidewire.runtime.auditing import assembling
@@ -387,6 +388,9 @@ def test_values_are_what_a_parser_would_give() -> None:
     found = plain(Trade.type, {"price": 5, "sequence": "12", "side": "", "event_time": "2026-01-05T00:00:00Z"})
     assert found == {"price": "5", "sequence": 12, "side": "", "event_time": 1_767_571_200_000_000}
     assert plain(Trade.type, {"sequence": "", "side": None}) == {"sequence": None, "side": None}
+    assert plain(TradingDay.type, {"day": "2026-10-08"}) == {"day": "2026-10-08"}
+    with pytest.raises(InputError, match=r"'8\.10\.' is no value of trading_day\.day; it takes a day \(2026-01-05\)"):
+        plain(TradingDay.type, {"day": "8.10."})
     for values in ({"event_time": "2026-01-05"}, {"sequence": True}, {"event_time": "soon"}):
         with pytest.raises(InputError, match="is no value of trade"):
             plain(Trade.type, values)

@@ -97,6 +97,7 @@ class BinanceApp(App):
     def check(cls, config: SourceConfig) -> None:
         """Every collector must be known and its section readable."""
         cls._sections(config)
+        config.api.plain(cls.name)
         for name, url, schemes in (
             ("base_url", config.api.base_url, ("http", "https")),
             ("ws_url", config.api.ws_url, ("ws", "wss")),

@@ -10,26 +10,41 @@ from urllib.parse import urlsplit, urlunsplit
 from tidewire.collect import (
     Allowed,
     App,
+    Choice,
     Context,
     Families,
     Family,
+    GapTold,
     HttpClient,
     HttpConfig,
+    Identities,
     Section,
     SourceConfig,
+    Ways,
+    check_client,
+    client_schemes,
+    opener,
+    proxy_of,
     read,
     seconds,
 )
+from tidewire.collect.control import Noted
 from tidewire.errors import ConfigError
 from tidewire.records.clock import Clock, Rng, UpstreamClock
 from tidewire.records.instrument import InstrumentBook
+from tidewire.sources.declared.auth import credentials
 from tidewire.sources.declared.collector import DeclaredCollector
+from tidewire.sources.declared.outages import CAUSES
 from tidewire.sources.declared.parse import DeclaredParser
-from tidewire.sources.declared.reading import load_declared, per_second
+from tidewire.sources.declared.reading import load_declared, per_second, share
 from tidewire.sources.declared.source import Source
 
-# What people's browsers send: many sites answer nobody else.
+# What is sent where nobody is to be passed for: many sites answer nothing that is no browser.
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36"
+
+COLLECTOR = "rows"
+PAUSE = "family pause"
+"""The cursor that says until when the family is left alone (UTC nanoseconds), and after how many refusals."""
 
 
 class Settings(Section, frozen=True):
@@ -59,16 +74,42 @@ class DeclaredApp(App):
     def __init__(self, config: SourceConfig, context: Context) -> None:
         super().__init__(config, context)
         self.settings = self._settings(config)
+        self.family = self._family(context.families, context.clock, context.rng)
+        self.ways = self._ways(config, context.families, context.clock, context.rng)
         self.http = self.client(config, context.clock, context.rng, context.families, context.upstream)
-        self.family = self._family(context.families, context.clock)
+        self._remember()
+        self.credentials = credentials(self.source.declared.request.auth, config.api, context.secret, self.name)
 
     @classmethod
-    def _family(cls, families: Families, clock: Clock) -> Family:
+    def _family(cls, families: Families, clock: Clock, rng: Rng) -> Family:
         declared = cls.source.declared
         host = urlsplit(declared.request.get or declared.request.post).hostname or ""
         limits = declared.limits
-        allowed = Allowed(per_second(limits.rate, "limits.rate"), limits.concurrency, limits.adapt)
-        return families.of(declared.limits.share or host, clock, allowed)
+        rate, jitter = per_second(limits.rate, "limits.rate"), share(limits.jitter)
+        allowed = Allowed(rate, limits.concurrency, limits.adapt, jitter)
+        return families.of(declared.limits.share or host, clock, allowed, rng)
+
+    @classmethod
+    def pool(cls, config: SourceConfig) -> str:
+        """That of the platform file, or of its own."""
+        return config.api.pool or ("" if config.api.proxy else cls.source.declared.limits.proxy)
+
+    @classmethod
+    def _ways(cls, config: SourceConfig, families: Families, clock: Clock, rng: Rng) -> Ways:
+        """By which ways it asks: what the platform file says of it wins over its own."""
+        name = cls.pool(config)
+        choice = Choice(
+            cls._family(families, clock, rng).name,
+            families.proxies.get(name) if name else None,
+            client_schemes(cls._client_name(config)),
+            config.api.proxy,
+            families.identities if config.api.identity else Identities(()),
+        )
+        return Ways(choice, clock, rng)
+
+    @classmethod
+    def _client_name(cls, config: SourceConfig) -> str:
+        return config.api.client or cls.source.declared.request.client
 
     @classmethod
     def client(
@@ -78,12 +119,16 @@ class DeclaredApp(App):
         http = HttpConfig(
             total_timeout_s=seconds(cls.source.declared.request.timeout, "request.timeout"),
             user_agent=BROWSER,
-            proxy=config.api.proxy or None,
+            proxy=None if config.api.pool else config.api.proxy or None,
             clock=upstream,
+            ways=cls._ways(config, families, clock, rng),
+            judged=True,
+            page=cls.source.declared.decode == "html",
+            transport=opener(cls._client_name(config), families.browser),
             # Trying again at once is what a site that blocks is waiting for: the family's breaker sets the pace.
             attempts=1,
         )
-        return HttpClient(clock, rng, http, cls._family(families, clock))
+        return HttpClient(clock, rng, http, cls._family(families, clock, rng))
 
     @classmethod
     def make_parser(cls, config: SourceConfig, instruments: InstrumentBook) -> DeclaredParser:
@@ -97,6 +142,15 @@ class DeclaredApp(App):
         url = config.api.base_url
         if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
             raise ConfigError(f"api.base_url: {url!r} is not a URL; write https://host, or leave it out.")
+        client = cls._client_name(config)
+        check_client(client)
+        if client == "browser" and cls.source.declared.request.post:
+            raise ConfigError("api.client: a browser opens addresses, and this source posts.")
+        if config.api.proxy and not config.api.pool:
+            proxy = proxy_of(config.api.proxy, "api.proxy")
+            if proxy.scheme not in client_schemes(client):
+                valid = ", ".join(sorted(client_schemes(client)))
+                raise ConfigError(f"api.proxy: the client {client} goes over {valid}, not over {proxy.scheme}.")
 
     @classmethod
     def _settings(cls, config: SourceConfig) -> Settings:
@@ -114,6 +168,48 @@ class DeclaredApp(App):
     def address(self, url: str) -> str:
         """Where it is asked."""
         return address_at(self.config.api.base_url, url)
+
+    def mends(self, told: GapTold) -> bool:
+        """What was asked for and did not come is asked for again; gaps of it say themselves when they are over."""
+        return told.record_type == self.source.kind.name and told.cause in CAUSES
+
+    # -- refusals ---------------------------------------------------------------------------------------------
+
+    def refused(self, why: str, *, plainly: bool = False, least_s: float = 0.0) -> float:
+        """The family is left alone for a while, also by the next run; for how many seconds."""
+        pause_s = self.family.refused(why, plainly=plainly, least_s=least_s)
+        self._write_down(f"{self.family.paused_until_ns or 0} {self.family.refusals}", {"pause_s": pause_s, "why": why})
+        return pause_s
+
+    def answered(self) -> None:
+        """The site answers as it should."""
+        if self.family.answered():
+            self._write_down("", {})
+
+    def _write_down(self, cursor: str, facts: Mapping[str, Any]) -> None:
+        said = Noted("family refuses" if cursor else "family answers", {"family": self.family.name, **facts})
+        self.write_down(COLLECTOR, said, {PAUSE: cursor})
+
+    def _remember(self) -> None:
+        """Go on with a pause of the run before."""
+        said = self.context.cursors.get(self.name, COLLECTOR, PAUSE)
+        if said:
+            until_ns, refusals = map(int, said.split())
+            left_s = (until_ns - self.context.clock.wall_ns()) / 1e9
+            if left_s > 0:
+                self.family.remember(refusals, left_s)
+
+    def status(self) -> dict[str, Any]:
+        """Also how its family is, and over which proxies it is asked."""
+        family = self.family
+        reach = {
+            "family": family.name,
+            "refusals": family.refusals,
+            "paused_until_ns": family.paused_until_ns,
+            "slowed": round(family.slowed, 3),
+            **self.ways.status,
+        }
+        return {**super().status(), "reach": reach}
 
     async def initialize(self) -> None:
         """One collector."""

@@ -15,15 +15,22 @@ import jmespath
 from jmespath.exceptions import JMESPathError
 
 from tidewire.errors import ConfigError, nearest
-from tidewire.sources.declared.filters import PAIRS, Value, applied, compiled, text_of
+from tidewire.sources.declared import filters, times
+from tidewire.sources.declared.quick import quick
+from tidewire.sources.declared.steps import PAIRS, Step, Value, applied, compiled, text_of
+
+LISTED = (filters, times)
+"""The modules whose filters stand in the list: it is full once they are imported."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[(\d+)\]")
 _PART = re.compile(r"\[(\d+)\]")
+_PLACES = re.compile(r"\[\s*([A-Za-z_]\w*)\[\d+\]\s*(?:,\s*\1\[\d+\]\s*)*\]", re.ASCII)
 _CALL = re.compile(r"([a-z_][a-z0-9_]*)(?:\((.*)\))?", re.DOTALL)
 _SLOT = re.compile(r"\$\{([^{}]*)\}")
 
-BATCH_ROWS = 4_096
+NEED_SINCE = frozenset({"since", "until"})
+"""Names that only a file with windows of time has."""
 
 
 class RowError(NamedTuple):
@@ -114,31 +121,38 @@ def expression(text: Any, where: str, known: Sequence[str] = ()) -> Expression:
     `ConfigError` says what is wrong with it.
     """
     if not isinstance(text, str):
-        return Expression(str(text), lambda rows: [text] * len(rows.raw), frozenset())
+        return Expression(f"= {text!r}", lambda rows: [text] * len(rows.raw), frozenset())
     if text.startswith("="):
         constant = text[1:].strip()
         return Expression(text, lambda rows: [constant] * len(rows.raw), frozenset())
     if "${" in text:
         return template(text, where, known)
     head, *steps = _pipe(text, where)
-    return _filtered(text, _path(head, where), steps, where, known, frozenset())
+    return _filtered(text, _path(head, where), steps, where, known)
 
 
-def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = True) -> Expression:
-    """Compile text with ``${name | filter}`` in it; without any it stands for itself. ``rows``: may look at them."""
+def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = True, tz: str = "") -> Expression:
+    """Compile text with ``${name | filter}`` in it; without any it stands for itself.
+
+    ``rows``: may look at them. ``tz``: the time zone of filters of time that name none.
+    """
     if not isinstance(text, str) or "${" not in text:
         return Expression(str(text), lambda found: [text] * len(found.raw), frozenset())
     places = list(_SLOT.finditer(text))
     if len(places) != text.count("${"):
         raise ConfigError(f"{where}: {text!r}: a '${{' without its '}}', or braces inside one.")
-    slots = [_slot(match[1], f"{where}: {match[0]}", known, rows=rows) for match in places]
+    slots = [_slot(match[1], f"{where}: {match[0]}", known, rows=rows, tz=tz) for match in places]
     names = frozenset[str]().union(*(slot.names for slot in slots))
     if len(places) == 1 and places[0][0] == text:
         return Expression(text, slots[0].column, names, slots[0].alike)
     pieces = _SLOT.split(text)[::2]
 
+    whole = "{}".join(piece.replace("{", "{{").replace("}", "}}") for piece in pieces)
+
     def column(found: Rows) -> list[Value]:
-        columns = [slot.column(found) for slot in slots]
+        columns = [slot.of(found) for slot in slots]
+        if all(set(map(type, each)) == {str} for each in columns):
+            return list(map(whole.format, *columns))
         made: list[Value] = []
         for values in zip(*columns, strict=True):
             if None in values:  # a part that is missing makes no whole
@@ -151,23 +165,27 @@ def template(text: Any, where: str, known: Sequence[str] = (), *, rows: bool = T
     return Expression(text, column, names, all(slot.alike for slot in slots))
 
 
-def _slot(text: str, where: str, known: Sequence[str], *, rows: bool) -> Expression:
+def _slot(text: str, where: str, known: Sequence[str], *, rows: bool, tz: str) -> Expression:
     head, *steps = _pipe(text, where)
     name, dot, path = head.partition(".")
     if rows and name == "row" and dot:
-        return _filtered(text, _path(path, where), steps, where, known, frozenset())
+        return _filtered(text, _path(path, where), steps, where, known)
     valid = [*known, "row.…", "doc.…"] if rows else list(known)
     if name == "doc" and dot and rows:
-        made = _filtered(text, _whole(path, where), steps, where, known, frozenset())
+        made = _filtered(text, _whole(path, where), steps, where, known)
         return replace(made, alike=_only_itself(steps))
+    if head in NEED_SINCE and head not in known:
+        raise ConfigError(
+            f"{where}: the file has no `since`; write one, such as since: {{start: 2020-01-01, step: 7d}}."
+        )
     if head not in known:
         raise ConfigError(f"{where}: no such name.{nearest(head, known)} Valid: {', '.join(valid) or 'none here'}.")
 
     def column(found: Rows) -> list[Value]:
         return [found.names.get(head)] * len(found.raw)
 
-    made = _filtered(text, column, steps, where, known, frozenset({head}))
-    return replace(made, alike=_only_itself(steps))
+    found = _filtered(text, column, steps, where, known, named=True, tz=tz)
+    return replace(found, names=frozenset({head}), alike=_only_itself(steps))
 
 
 def _only_itself(steps: Sequence[str]) -> bool:
@@ -176,8 +194,16 @@ def _only_itself(steps: Sequence[str]) -> bool:
 
 
 def _filtered(
-    text: str, first: Column, steps: Sequence[str], where: str, known: Sequence[str], names: frozenset[str]
+    text: str,
+    first: Column,
+    steps: Sequence[str],
+    where: str,
+    known: Sequence[str],
+    *,
+    named: bool = False,
+    tz: str = "",
 ) -> Expression:
+    """``named``: the value is what a name stands for, which may be a list; filters then work on its items."""
     column = first
     for step in steps:
         match = _CALL.fullmatch(step)
@@ -194,8 +220,14 @@ def _filtered(
                 raise ConfigError(f"{where}: {match[1]} takes one argument: the path of another field, or a name.")
             column = _paired(column, _other(arguments[0], where, known), PAIRS[match[1]], text)
             continue
-        column = _stepped(column, compiled(match[1], [plain for plain, _ in arguments], where), text)
-    return Expression(text, column, names)
+        step = compiled(match[1], [plain for plain, _ in arguments], where, tz)
+        column = _stepped(column, _each(step) if named and match[1] != "join" else step, text)
+    return Expression(text, column, frozenset())
+
+
+def _each(step: Step) -> Step:
+    """A step on every item of a list."""
+    return lambda value: applied(step, value) if isinstance(value, list) else step(value)
 
 
 def _stepped(before: Column, step: Callable[[Value], Value], text: str) -> Column:
@@ -235,12 +267,17 @@ def _defaulted(before: Column, other: Column) -> Column:
 
 def _paired(before: Column, other: Column, of_both: Callable[[Value, Value], Value], text: str) -> Column:
     def column(rows: Rows) -> list[Value]:
-        pairs = list(zip(before(rows), other(rows), strict=True))
+        firsts, seconds = before(rows), other(rows)
+        if None not in firsts and None not in seconds:
+            try:
+                return list(map(of_both, firsts, seconds))
+            except (ValueError, TypeError, OverflowError):
+                pass  # which rows cannot be read is found below
 
         def step(pair: Value) -> Value:
             return of_both(*pair)
 
-        whole = [None if None in pair else pair for pair in pairs]
+        whole = [None if None in pair else pair for pair in zip(firsts, seconds, strict=True)]
         return _stepped(lambda _: whole, step, text)(rows)
 
     return column
@@ -260,7 +297,7 @@ def _other(argument: tuple[str, bool], where: str, known: Sequence[str]) -> Colu
 def _path(text: str, where: str) -> Column:
     """A path into each row. The most common forms need no interpreter."""
     if _NAME.fullmatch(text):
-        return lambda rows: [row.get(text) if isinstance(row, dict) else None for row in rows.raw]
+        return lambda rows: _named(rows.raw, text)
     match = _PLACE.fullmatch(text)
     if match is not None:
         name, place = match[1], int(match[2])
@@ -273,8 +310,19 @@ def _path(text: str, where: str) -> Column:
     match = _PART.fullmatch(text)
     if match is not None:
         return _parts(int(match[1]))
+    match = _PLACES.fullmatch(text)
+    if match is not None:
+        name = match[1]
+        several = [int(place) for place in re.findall(r"\[(\d+)\]", text)]
+        return lambda rows: [_some(row.get(name), several) if isinstance(row, dict) else None for row in rows.raw]
     search = searcher(text, where)
     return lambda rows: [search(row) for row in rows.raw]
+
+
+def _named(raw: Sequence[Any], name: str) -> list[Value]:
+    if set(map(type, raw)) == {dict}:
+        return [row.get(name) for row in raw]
+    return [row.get(name) if isinstance(row, dict) else None for row in raw]
 
 
 def _parts(place: int) -> Column:
@@ -288,6 +336,12 @@ def _parts(place: int) -> Column:
     return column
 
 
+def _some(found: Value, places: Sequence[int]) -> list[Value]:
+    if not isinstance(found, list):
+        return [None] * len(places)
+    return [found[place] if place < len(found) else None for place in places]
+
+
 def _whole(text: str, where: str) -> Column:
     search = searcher(text, where)
     return lambda rows: [search(rows.names.get("doc"))] * len(rows.raw)
@@ -296,15 +350,15 @@ def _whole(text: str, where: str) -> Column:
 def searcher(text: str, where: str) -> Callable[[Any], Any]:
     """A JMESPath as a function; what it cannot be used on gives null. `ConfigError` when it is none."""
     try:
-        found = jmespath.compile(text)
+        found = quick(jmespath.compile(text))
     except JMESPathError as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{where}: {text!r} is not a JMESPath: {reason}.") from None
 
     def search(value: Any) -> Any:
         try:
-            return found.search(value)
-        except JMESPathError:
+            return found(value)
+        except (JMESPathError, TypeError):  # the library lets words be compared with numbers, and fails at it
             return None
 
     return search

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from tidewire.collect import Request
 from tidewire.collect.config import read, seconds
 from tidewire.collect.document import read_document
 from tidewire.collect.schedule import Cron, Window
 from tidewire.errors import ConfigError, InputError
-from tidewire.sources.declared.asking import check_requests
-from tidewire.sources.declared.grammar import Declared
+from tidewire.sources.declared.asking import Templates, check_requests, request
+from tidewire.sources.declared.auth import check_auth
+from tidewire.sources.declared.grammar import Declared, Schedule
+from tidewire.sources.declared.hook import hook_of
 from tidewire.sources.declared.source import Source, compile_source
+from tidewire.sources.declared.values import check_values
+from tidewire.sources.declared.windows import windows_of
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h)", re.ASCII)
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+ALL_DAY = "00:00-24:00"
+_USES = re.compile(rb"""^\s*["']?use["']?\s*:\s*["']?python\b""", re.MULTILINE)
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
@@ -54,6 +65,14 @@ def load_declared(path: Path) -> Source:
         raise ConfigError(f"{where}: request: form, json and body belong to post.")
     seconds(asking.timeout, f"{where}: request.timeout")
     per_second(declared.limits.rate, f"{where}: limits.rate")
+    try:
+        share(declared.limits.jitter)
+    except InputError as error:
+        raise ConfigError(f"{where}: limits.jitter: {error}") from None
+    if asking.client == "browser" and asking.post:
+        raise ConfigError(f"{where}: request.client: a browser opens addresses; write get, or another client.")
+    if asking.response and asking.client != "browser":
+        raise ConfigError(f"{where}: request.response: only of a browser; write client: browser.")
     paginate = declared.paginate
     if paginate is not None:
         if sum(map(bool, (paginate.page, paginate.offset, paginate.cursor))) != 1:
@@ -62,8 +81,45 @@ def load_declared(path: Path) -> Source:
             raise ConfigError(f"{where}: paginate: cursor and next belong together.")
         if paginate.offset and not paginate.size:
             raise ConfigError(f"{where}: paginate: offset needs size, such as {{limit: 100}}.")
-    check_requests(declared, where)
-    return compile_source(declared, where)
+    if asking.auth is not None:
+        check_auth(asking.auth, f"{where}: request.auth")
+    if asking.cache and asking.post:
+        raise ConfigError(f"{where}: request.cache: only what is asked for with get can be told to be as it was.")
+    if asking.cache and declared.paginate is not None:
+        raise ConfigError(
+            f"{where}: request.cache: a page that is as it was says nothing about the others; leave it out."
+        )
+    if declared.since is not None:
+        windows_of(declared.since, where)
+    for place, case in enumerate(declared.tests):
+        if bool(case.responses) == bool(case.file):
+            raise ConfigError(f"{where}: tests[{place}]: write responses, or the file of one.")
+    check_values(declared, where)
+    texts = check_requests(declared, where)
+    source = compile_source(declared, where)
+    return with_code(source, texts, path) if declared.use else source
+
+
+def with_code(source: Source, texts: Templates, path: Path) -> Source:
+    """The source, with the class beside its file."""
+    declared = source.declared
+
+    def makes(names: Mapping[str, Any], more: Mapping[str, Any]) -> Request:
+        return request(declared, texts, names, more)
+
+    hook = hook_of(path.with_suffix(".py"), makes, source.select)
+    return replace(source, hook=hook, select=hook.rows)
+
+
+def beside(path: Path) -> bool:
+    """Whether Python is part of a file that declares a source: its text says so, even where it is wrong otherwise."""
+    if path.suffix != ".py":
+        return False
+    for suffix in SUFFIXES:
+        file = path.with_suffix(suffix)
+        if file.is_file() and _USES.search(file.read_bytes()):
+            return True
+    return False
 
 
 def _check_schedule(declared: Declared, where: str) -> None:
@@ -75,13 +131,27 @@ def _check_schedule(declared: Declared, where: str) -> None:
             seconds(schedule.every, f"{where}: schedule.every")
         if schedule.cron:
             Cron(schedule.cron, schedule.tz)
-        if schedule.between:
-            Window(schedule.between, schedule.tz)
+        window_of(schedule)
+        for text in declared.expect.session:
+            Window(text, schedule.tz)
         share(schedule.jitter)
+        if declared.expect.fresh:
+            seconds(declared.expect.fresh, f"{where}: expect.fresh")
+        if declared.expect.fresh and "event_time" not in declared.fields:
+            raise ConfigError(
+                f"{where}: expect.fresh: the file fills no event_time, so that nothing tells how old it is."
+            )
     except ConfigError:
         raise
     except InputError as error:
         raise ConfigError(f"{where}: schedule: {error}") from None
+
+
+def window_of(schedule: Schedule) -> Window | None:
+    """When it may be asked; None: always. `InputError` for what is no window, or no calendar."""
+    if not schedule.between and not schedule.calendar:
+        return None
+    return Window(schedule.between or ALL_DAY, schedule.tz, calendar=schedule.calendar)
 
 
 def per_second(text: str, where: str) -> float:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from tidewire.errors import ConfigError, NotFound, nearest
+from tidewire.errors import ConfigError, NotFound, ParseError, nearest
 from tidewire.records.instrument import uid
 from tidewire.records.record import LINEAGE, Field, RecordType, record_type
 from tidewire.sources.declared.decode import DECODERS, Decode, decoder
 from tidewire.sources.declared.expression import Expression, RowError, Rows, expression, searcher
-from tidewire.sources.declared.filters import Step, Value, text_of
 from tidewire.sources.declared.grammar import Action, Condition, Declared, Output
+from tidewire.sources.declared.hook import Hook
+from tidewire.sources.declared.recent import Recent
 from tidewire.sources.declared.select import Select, selector
+from tidewire.sources.declared.steps import Step, Value, text_of
 
 RECEIVED = "received"
 """A name that every expression knows: when the reply came, UTC microseconds."""
-ASKED = ("since", "until", "page", RECEIVED)
+ASKED = ("page", RECEIVED)
 
 REFUSALS = frozenset({403, 418, 429})
 """Statuses by which sites refuse, where the file says nothing else."""
+PLAIN = frozenset({403})
+"""Statuses after which asking again soon is hammering."""
+
+_DATA = frozenset({"json", "jsonp", "csv"})
+"""What is no page: sites that block answer it with one, and with 200."""
+_PAGE = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|script|title|meta|!--)\b", re.IGNORECASE)
 
 _LEFT_OUT = {"source", *LINEAGE} - {"public_at"}
 UID = "uid"
@@ -55,35 +65,71 @@ class Read:
     also: Sequence[Read] = ()
 
 
+class Taken:
+    """Raw rows that are made into one or several types: what these say in the same words is worked out once.
+
+    ``received``: when each row came, UTC microseconds.
+    """
+
+    def __init__(self, raw: Sequence[Any], known: Mapping[str, Any], received: Sequence[int]) -> None:
+        self.raw = raw
+        self.received = received
+        self._known = known
+        self._columns: dict[str, tuple[list[Value], Mapping[int, str]]] = {}
+        self._kept: dict[str, Sequence[int]] = {}
+
+    def kept(self, keeps: Keeps | None) -> Sequence[int]:
+        """The places of rows of which something is true."""
+        if keeps is None:
+            return range(len(self.raw))
+        if keeps.text not in self._kept:
+            self._kept[keeps.text] = [place for place, row in enumerate(self.raw) if keeps.search(row) is True]
+        return self._kept[keeps.text]
+
+    def of(self, made: Expression, places: Sequence[int]) -> Rows:
+        """An expression's values at these places, as ``raw``; what it could not make is in ``wrong``."""
+        if made.text not in self._columns:
+            rows = Rows(self.raw, self._known)
+            self._columns[made.text] = made.of(rows), {each.place: each.why for each in rows.wrong}
+        values, wrong = self._columns[made.text]
+        if len(places) == len(values):
+            return Rows(values, wrong=[RowError(place, why) for place, why in wrong.items()])
+        told = [RowError(at, wrong[place]) for at, place in enumerate(places) if place in wrong] if wrong else []
+        return Rows([values[place] for place in places], wrong=told)
+
+
+class Keeps(NamedTuple):
+    """A ``where``, compiled."""
+
+    text: str
+    search: Callable[[Any], Any]
+
+
 @dataclass(frozen=True)
 class Made:
     """One record type that raw rows are made into."""
 
     kind: RecordType
-    keeps: Callable[[Any], bool] | None
+    keeps: Keeps | None
     fields: Mapping[str, tuple[Field, Expression]]
 
-    def of(self, raw: Sequence[Any], known: Mapping[str, Any], received: Sequence[int]) -> Read:
-        """Columns of these raw rows; ``received``: when each came, UTC microseconds."""
-        places: Sequence[int] = range(len(raw))
-        kept = raw
-        if self.keeps is not None:
-            places = [place for place, row in enumerate(raw) if self.keeps(row)]
-            kept = [raw[place] for place in places]
-        times = [received[place] for place in places]
+    def of(self, rows: Taken) -> Read:
+        """Columns of these raw rows."""
+        kept = rows.kept(self.keeps)
+        times = [rows.received[place] for place in kept]
         columns: dict[str, Any] = {"event_time": times, "public_at": times}
         wrong: dict[int, dict[str, Any]] = {}
         for name, (column, made) in self.fields.items():
-            rows = Rows(kept, known)
-            columns[name] = typed(column, made.of(rows), rows)
-            for each in rows.wrong:
+            found = rows.of(made, kept)
+            columns[name] = typed(column, found.raw, found)
+            for each in found.wrong:
                 wrong.setdefault(each.place, {})[name] = each.why
         if UID in self.kind.fields and UID not in columns:
             columns[UID] = [
                 None if name is None or native is None else uid(name.rpartition(".")[2], native)
                 for name, native in zip(columns["instrument"], columns["native"], strict=True)
             ]
-        return Read(columns, places, wrong, len(raw) - len(kept), len(raw))
+        return Read(columns, kept, wrong, len(rows.raw) - len(kept), len(rows.raw))
 
 
 @dataclass(frozen=True)
@@ -98,6 +144,11 @@ class Source:
     select: Select
     rules: Sequence[tuple[Callable[[Any], Any], Action]]
     conditions: Sequence[tuple[Condition, Action]]
+    decoding: str = "json"
+    unzip: bool = False
+    folder: Path = Path()
+    hook: Hook | None = None
+    recent: Recent = field(default_factory=Recent, compare=False)
 
     @property
     def kind(self) -> RecordType:
@@ -115,21 +166,27 @@ class Source:
         for matches, action in self.rules:
             if matches(document) is True:
                 return Read(action=action, document=document)
-        return replace(self.rows(self.select(document), {**names, "doc": document}, received_us), document=document)
+        read = self.rows(self.select(document), {**names, "doc": document}, received_us)
+        return replace(read, document=document)
 
     def rows(self, raw: Sequence[Any], names: Mapping[str, Any], received: int | Sequence[int]) -> Read:
         """Columns of raw rows, which came at one time or each at its own: those of many replies may be one call."""
         times = [received] * len(raw) if isinstance(received, int) else received
         known = names if not times else {**names, RECEIVED: times[0]}
-        first = self.made.of(raw, known, times)
-        if not self.also:
-            return first
-        # What is left out of the file is no row of any type.
-        kept = [raw[place] for place in first.places]
-        kept_times = [times[place] for place in first.places]
-        also = [each.of(kept, known, kept_times) for each in self.also]
+        total = len(raw)
+        keeps = self.made.keeps
+        places = Taken(raw, known, times).kept(keeps)
+        if keeps is not None:  # what the file leaves out is no row of any type
+            raw, times = [raw[place] for place in places], [times[place] for place in places]
+        taken = Taken(raw, known, times)
+        first = replace(self.made, keeps=None).of(taken)
+        also = [each.of(taken) for each in self.also]
         return replace(
-            first, also=[replace(each, places=[first.places[place] for place in each.places]) for each in also]
+            first,
+            places=places,
+            filtered=total - len(places),
+            raw=total,
+            also=[replace(each, places=[places[place] for place in each.places]) for each in also],
         )
 
     def refused(self, status: int, content_type: str) -> Action | None:
@@ -140,8 +197,27 @@ class Source:
             if condition.content_type and content_type.startswith(condition.content_type):
                 return action
         if status in REFUSALS:
-            return "back_off"
+            return "rotate"
         return None if 200 <= status < 300 else "retry" if status >= 500 else "fail"
+
+    def blocked(self, status: int, content_type: str, body: bytes) -> Action | None:
+        """What is to be done with a good reply whose body is no data; ``None``: it may be.
+
+        A page or nothing where JSON or CSV should be is how sites refuse with 200. JSON that says it is HTML, as some
+        sites do, is taken: it need only be JSON.
+        """
+        if self.decoding not in _DATA or self.unzip or status == 204:
+            return None
+        if not body.strip() or _PAGE.match(body):
+            return "rotate"
+        if content_type.lower().startswith("text/html"):
+            return None if self.decoding != "csv" and _reads(self.decode, body) else "rotate"
+        return None
+
+
+def known_names(declared: Declared) -> tuple[str, ...]:
+    """What ``${name}`` may stand for in a file."""
+    return (*ASKED, *(() if declared.since is None else ("since", "until")), *declared.for_each)
 
 
 def compile_source(declared: Declared, where: str) -> Source:
@@ -150,13 +226,14 @@ def compile_source(declared: Declared, where: str) -> Source:
     if not (site and dot and rest) or not declared.source.replace(".", "_").replace("-", "_").isidentifier():
         raise ConfigError(f"{where}: source: {declared.source!r}: write site.name, such as eastmoney.quotes.")
     decoding, charset, unzip = _decoding(declared.decode, f"{where}: decode")
-    known = (*ASKED, *declared.for_each)
+    known = known_names(declared)
     made = _made(declared, known, where)
     _check_expected(declared, made, where)
     also = [_made(each, known, f"{where}: also[{place}]") for place, each in enumerate(declared.also)]
     twice = [name for name, count in Counter(each.kind.name for each in (made, *also)).items() if count > 1]
     if twice:
         raise ConfigError(f"{where}: also: {', '.join(twice)} is made twice; a file makes each type once.")
+    by_code = declared.use == "python" and not declared.select
     rules: list[tuple[Callable[[Any], Any], Action]] = []
     conditions: list[tuple[Condition, Action]] = []
     for place, rule in enumerate(declared.errors):
@@ -170,10 +247,26 @@ def compile_source(declared: Declared, where: str) -> Source:
         made=made,
         also=also,
         decode=decoder(decoding, charset, unzip=unzip),
-        select=selector(decoding, declared.select, f"{where}: select"),
+        select=_one_row if by_code else selector(decoding, declared.select, f"{where}: select"),
         rules=rules,
         conditions=conditions,
+        folder=Path(where).parent,
+        decoding=decoding,
+        unzip=unzip,
     )
+
+
+def _one_row(document: Any) -> list[Any]:
+    """Where only code knows what a row is."""
+    return [document]
+
+
+def _reads(decode: Decode, body: bytes) -> bool:
+    try:
+        decode(body)
+    except ParseError:
+        return False
+    return True
 
 
 def _kind(said: str, where: str) -> RecordType:
@@ -221,14 +314,22 @@ def _made(said: Declared | Output, known: Sequence[str], where: str) -> Made:
     own = [name for name in kind.key if name != "source"]
     if said.key and sorted(said.key) != sorted(own):
         raise ConfigError(f"{where}: key: a {kind.name} is known by {', '.join(own)}; write that, or leave it out.")
-    keeps = None
-    if said.where:
-        search = searcher(said.where, f"{where}: where")
-        keeps = lambda row: search(row) is True  # noqa: E731 - one line is its whole meaning
+    keeps = Keeps(said.where, searcher(said.where, f"{where}: where")) if said.where else None
     return Made(kind, keeps, found)
 
 
 def _check_expected(declared: Declared, made: Made, where: str) -> None:
+    if declared.since is not None and declared.since.field:
+        column = declared.since.field
+        if column not in made.fields or made.kind.fields[column].role != "time":
+            times = ", ".join(name for name in made.fields if made.kind.fields[name].role == "time") or "none"
+            raise ConfigError(f"{where}: since.field: {column!r} is no time among the fields; they are {times}.")
+    if declared.expect.all_of and ("instrument" not in made.fields or declared.expect.all_of not in declared.for_each):
+        valid = ", ".join(declared.for_each) or "none"
+        raise ConfigError(
+            f"{where}: expect.all_of: write a name of for_each whose values are instruments; found "
+            f"{declared.expect.all_of!r}, valid: {valid}."
+        )
     for key, names in (("unique", declared.expect.unique), ("null_share", declared.expect.null_share)):
         for name in names:
             if name not in made.fields:
@@ -240,7 +341,7 @@ def _check_expected(declared: Declared, made: Made, where: str) -> None:
 # -- values to what a column takes --------------------------------------------------------------------------------
 
 
-def typed(column: Field, values: list[Value], rows: Rows) -> list[Value]:
+def typed(column: Field, values: Sequence[Value], rows: Rows) -> Sequence[Value]:
     """Values as the column's role takes them; what it cannot take is null, and told in ``rows.wrong``."""
     convert = _converter(column.role)
     kinds = set(map(type, values))
@@ -275,7 +376,7 @@ def _converter(role: str) -> Step:
         return _plain
     if role in ("count", "sequence", "ordinal", "time"):
         return _whole
-    return cast("Step", {"flag": _flag, "ratio": _plain, "json": _document}.get(role, _same))
+    return cast("Step", {"flag": _flag, "ratio": _plain, "day": _plain, "json": _document}.get(role, _same))
 
 
 def _same(value: Value) -> Value:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +14,19 @@ from urllib.parse import urlencode
 import msgspec
 
 from tidewire.collect import Request
-from tidewire.errors import ParseError
+from tidewire.errors import ConfigError, ParseError
 from tidewire.records.exact import build
 from tidewire.records.forms import row_texts
 from tidewire.records.record import RecordType
-from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
-from tidewire.sources.declared.filters import micros_of, text_of
-from tidewire.sources.declared.grammar import Case
+from tidewire.sources.declared.asking import templates
+from tidewire.sources.declared.expression import NEED_SINCE
+from tidewire.sources.declared.grammar import Case, Declared
+from tidewire.sources.declared.plan import plan
 from tidewire.sources.declared.source import Read, Source
+from tidewire.sources.declared.steps import text_of
+from tidewire.sources.declared.times import micros_of
+from tidewire.sources.declared.values import combinations
+from tidewire.sources.declared.windows import moment
 
 SHOWN = 3
 """How many differences are told."""
@@ -51,9 +58,9 @@ def run_tests(source: Source) -> Iterator[Verdict]:
     """Run every test of a file."""
     for case in source.declared.tests:
         made, problems = Made(), list[str]()
-        names = next(combinations(source.declared, {}), {}) | dict(case.given)
+        names = given_names(source.declared, case.given)
         received_us = micros_of(datetime.fromisoformat(case.received), UTC)
-        for place, response in enumerate(case.responses):
+        for place, response in enumerate(_responses(source, case)):
             try:
                 read = source.read(payload_of(response, case.encode), names, received_us)
             except ParseError as error:
@@ -65,12 +72,38 @@ def run_tests(source: Source) -> Iterator[Verdict]:
             take(source, read, received_us, made)
         problems += _differences(case, made)
         if case.requests is not None:
-            problems += _unasked(source, names, case.requests)
+            problems += _unasked(source, names, case)
         yield Verdict(case.name, problems, len(made.rows))
 
 
+def given_names(declared: Declared, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The first combination a file asks for, and what is given instead; `ConfigError` for a moment that is none."""
+    names = next(combinations(declared, {}), {}) | dict(given)
+    try:
+        return names | {name: moment(names[name], declared.since) for name in NEED_SINCE & names.keys()}
+    except ValueError as error:
+        raise ConfigError(
+            f"{declared.source}: given: {error}; write 2024-01-05, or 2024-01-05T09:30:00+08:00."
+        ) from None
+
+
+def _responses(source: Source, case: Case) -> list[Any]:
+    """What a test has in the file, then what it has beside it."""
+    found = list(case.responses)
+    for name in (case.file,) if isinstance(case.file, str) else case.file:
+        try:
+            found.append((source.folder / name).read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{source.folder / name}: cannot be read: {error.strerror}.") from None
+    return found
+
+
 def payload_of(response: Any, charset: str) -> bytes:
-    """The bytes of a reply as a test has it: text, or what becomes JSON."""
+    """The bytes of a reply as a test has it: as they came, text, what becomes JSON; in ``base64`` what is no text."""
+    if isinstance(response, bytes):
+        return response
+    if charset == "base64":
+        return base64.b64decode(response)
     if isinstance(response, str):
         return response.encode(charset)
     return msgspec.json.encode(response).decode().encode(charset)
@@ -140,19 +173,28 @@ def _same(wanted: Any, found: Any) -> bool:
     return wanted == found or text_of(wanted) == text_of(found)
 
 
-def _unasked(source: Source, names: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
-    declared = source.declared
-    texts = templates(declared, source.name)
+def _unasked(source: Source, names: Mapping[str, Any], case: Case) -> list[str]:
+    wanted = case.requests or ()
+    steps = plan(source, templates(source.declared, source.name), names)
+    documents = [None, *(_document(source, each, case) for each in _responses(source, case))]
     found: list[str] = []
-    for at in range(len(wanted)):
-        paging = page_parameters(declared.paginate, at) if declared.paginate is not None else {}
-        page = {} if declared.paginate is None else {"page": declared.paginate.start + at}
-        found.append(address(request(declared, texts, {**names, **page}, paging)))
+    for _, document in zip(wanted, itertools.chain(documents, itertools.repeat(None)), strict=False):
+        try:
+            found.append(address(steps.send(document).asked))
+        except StopIteration:
+            return [f"{len(wanted)} requests expected, {len(found)} asked for"]
     return [
         f"requests[{place}]: {expected!r} expected, {came!r} asked for"
         for place, (expected, came) in enumerate(zip(wanted, found, strict=True))
         if expected != came
     ]
+
+
+def _document(source: Source, response: Any, case: Case) -> Any:
+    try:
+        return source.decode(payload_of(response, case.encode))
+    except (ParseError, UnicodeEncodeError, LookupError):  # told already
+        return None
 
 
 def address(asked: Request) -> str:

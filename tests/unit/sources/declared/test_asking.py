@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tidewire.errors import ConfigError
 from tidewire.sources.declared import load_declared
-from tidewire.sources.declared.asking import combinations, page_parameters, request, templates
+from tidewire.sources.declared.asking import dated, page_parameters, request, templates
 from tidewire.sources.declared.grammar import Paginate
 from tidewire.sources.declared.trial import address
+from tidewire.sources.declared.values import combinations
 from unit.sources.declared.samples import LINES, LIST, file_of, source_of
 
 POST = """
@@ -65,6 +67,18 @@ def test_a_json_body_and_its_page(tmp_path: Path) -> None:
     assert asked.headers["Content-Type"] == "application/json"
 
 
+def test_what_is_asked_for_may_be_said_by_the_day() -> None:
+    """At 01:00 on New Year's Day in Shanghai; the server may be in any zone."""
+    names = {
+        "month": "${now | months(0) | date('%Y-%m')}",
+        "next": "${now | months(1) | date('%Y-%m')}",
+        "day": "to ${now | date('%Y%m%d')}",
+        "size": 5,
+    }
+    now_us = round(datetime(2026, 12, 31, 17, tzinfo=UTC).timestamp() * 1e6)
+    assert dated(names, now_us) == {"month": "2027-01", "next": "2027-02", "day": "to 20270101", "size": 5}
+
+
 def test_offsets_count_rows() -> None:
     paginate = Paginate(offset="from", start=0, size={"limit": 50})
     assert [page_parameters(paginate, at) for at in (0, 2)] == [{"from": 0, "limit": 50}, {"from": 100, "limit": 50}]
@@ -83,6 +97,9 @@ def test_offsets_count_rows() -> None:
         ("fields:", "schedule: {every: 5s, cron: '* * * * *'}\nfields:", "every or cron"),
         ("fields:", "schedule: {every: soon}\nfields:", "schedule.every"),
         ("fields:", "schedule: {cron: soon}\nfields:", "is not a cron line"),
+        ("fields:", "schedule: {calendar: XSHE}\nfields:", "No calendar 'XSHE'. Did you mean 'XSHG'"),
+        ("fields:", "schedule: {between: session}\nfields:", "name one, such as XSHG"),
+        ("[szse, hke]", "[szse, '${today}']", "for_each.column: ${today}: no such name"),
         ("fields:", "schedule: {between: noon}\nfields:", "is not a daily window"),
         ("fields:", "schedule: {jitter: '5'}\nfields:", "is no share"),
     ],

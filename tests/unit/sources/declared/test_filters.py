@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidewire.errors import ConfigError
-from tidewire.sources.declared.filters import FILTERS, applied, compiled, micros_of
+from tidewire.records.instrument import uid
+from tidewire.sources.declared.steps import FILTERS, applied, compiled
+from tidewire.sources.declared.times import micros_of
 
 GOOD: list[tuple[str, list[str], Any, Any]] = [
     ("decimal", [], "8.750", "8.750"),
@@ -62,6 +64,13 @@ GOOD: list[tuple[str, list[str], Any, Any]] = [
     ("cn_exchange", [], "830799", "BJ"),
     ("shift", ["-5m"], 300_000_000, 0),
     ("shift", ["1h30m"], 0, 5_400_000_000),
+    ("uid", [], "600000.SH", uid("SH", "600000")),
+    ("uid", [], "920047.BJ", uid("BJ", "430047")),
+    ("cn_symbol", [], "sh600000", "600000.SH"),
+    ("cn_symbol", [], "600000.ss", "600000.SH"),
+    ("cn_symbol", [], "0.000001", "000001.SZ"),
+    ("cn_symbol", [], "0.920002", "920002.BJ"),
+    ("cn_symbol", ["600000"], "0.000001", "000001"),
     ("epoch_s", [], 1783409697, 1_783_409_697_000_000),
     ("epoch_ms", [], "1783409697123", 1_783_409_697_123_000),
     ("epoch_us", [], 1783409697123456, 1_783_409_697_123_456),
@@ -70,15 +79,31 @@ GOOD: list[tuple[str, list[str], Any, Any]] = [
     ("iso", [], "2026-07-03", "2026-07-02T16:00:00"),
     ("iso", [], "2026-07-03T10:13:29+00:00", "2026-07-03T10:13:29"),
     ("rfc822", [], "Fri, 03 Jul 2026 10:13:29 GMT", "2026-07-03T10:13:29"),
+    ("months", ["0"], 1_783_382_400_000_000, "2026-06-30T16:00:00"),
+    ("months", ["1"], 1_783_382_400_000_000, "2026-07-31T16:00:00"),
+    ("months", ["6", "UTC"], 1_783_382_400_000_000, "2027-01-01T00:00:00"),
     ("date", ["%Y-%m-%d"], 1_783_382_400_000_000, "2026-07-07"),
 ]
 
 
 @pytest.mark.parametrize(("name", "arguments", "value", "expected"), GOOD)
 def test_what_a_filter_makes(name: str, arguments: list[str], value: Any, expected: Any) -> None:
-    if isinstance(expected, str) and "T" in expected and name in ("time", "iso", "rfc822"):
+    if isinstance(expected, str) and "T" in expected and name in ("time", "iso", "rfc822", "months"):
         expected = micros_of(datetime.fromisoformat(expected), UTC)
     assert applied(compiled(name, arguments, "here"), [value]) == [expected]
+
+
+@pytest.mark.parametrize("symbol", ["600000.SH", "000001.SZ", "000001.SH", "830799.BJ", "920002.BJ"])
+@pytest.mark.parametrize("like", ["sh600000", "SZ000001", "sh.600000", "1.600000", "600000.SH"])
+def test_a_mainland_symbol_is_spelt_as_each_site_does_and_back(symbol: str, like: str) -> None:
+    (spelt,) = applied(compiled("cn_symbol", [like], "here"), [symbol])
+    assert applied(compiled("cn_symbol", [], "here"), [spelt]) == [symbol]
+
+
+@pytest.mark.parametrize("value", ["600000", "116.00700", "sh60000", "BTC-USDT"])
+def test_what_names_no_mainland_symbol_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="no symbol of a mainland exchange"):
+        compiled("cn_symbol", [], "here")(value)
 
 
 def test_every_filter_has_an_example_and_a_docstring() -> None:
@@ -101,6 +126,8 @@ def test_null_stays_null(name: str) -> None:
         ("scale", ["2"], "NaN"),
         ("map", ["0=SZ"], "7"),
         ("cn_exchange", [], "60000"),
+        ("cn_exchange", [], "950110"),
+        ("uid", [], "600000"),
         ("cn_exchange", [], "７00000"),
         ("epoch_s", [], "yesterday"),
         ("time", ["%Y-%m-%d"], "03.07.2026"),

@@ -52,7 +52,7 @@ def test_a_block_page_is_never_data(tmp_path: Path) -> None:
         source.read(b"<html>verify you are human</html>", {}, AT_US)
     assert source.refused(200, "text/html; charset=utf-8") == "back_off"
     assert source.refused(200, "application/json") is None
-    assert [source.refused(status, "") for status in (403, 502, 404)] == ["back_off", "retry", "fail"]
+    assert [source.refused(status, "") for status in (403, 502, 404)] == ["rotate", "retry", "fail"]
 
 
 def test_a_value_that_cannot_be_read_is_told_by_row_and_column(tmp_path: Path) -> None:

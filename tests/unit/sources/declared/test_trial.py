@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tidewire.sources.declared import load_declared, run_tests
+from tidewire.sources.declared.trial import payload_of
 from unit.sources.declared.samples import LIST, file_of
 
 TESTS = """
@@ -30,6 +31,10 @@ def problems(tmp_path: Path, old: str = "", new: str = "") -> list[str]:
 
 def test_a_test_that_passes(tmp_path: Path) -> None:
     assert problems(tmp_path) == []
+
+
+def test_a_reply_that_is_no_text_stands_in_base64() -> None:
+    assert payload_of("UEsDBA==", "base64") == b"PK\x03\x04"
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,19 @@ from aiohttp import web
 from tidewire.errors import ParseError, TerminalError
 from tidewire.records.clock import SeededRng, SystemClock
 from tidewire.sources.declared import app_of
-from tidewire.sources.declared.trying import Tried, try_source
+from tidewire.sources.declared.trying import Tried, Wish, try_source
 from unit.sources.declared.samples import FIRST, LIST, SUSPENDED, file_of, page
 from unit.sources.declared.test_collector import listed, site
 
 
 async def tried(folder: Path, url: str, pages: int = 1) -> Tried:
-    return await try_source(app_of(file_of(folder, LIST)), SystemClock(), SeededRng(1), pages, {}, url)
+    return await try_source(app_of(file_of(folder, LIST)), SystemClock(), SeededRng(1), Wish(pages, base_url=url))
 
 
 async def test_the_rows_of_the_first_pages_are_shown(tmp_path: Path) -> None:
     async with site(listed) as url:
         found = await tried(tmp_path, url, pages=2)
-    assert (len(found.made.rows), found.pages, found.total) == (200, 2, 250)
+    assert (len(found.made.rows), len(found.replies), found.total) == (200, 2, 250)
     assert found.made.rows[0]["last"] == "10.47"
 
 
