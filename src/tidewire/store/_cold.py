@@ -12,7 +12,7 @@ import duckdb
 from tidewire.journal.objects import FileObjects
 from tidewire.records.clock import Clock
 from tidewire.records.forms import duckdb_type
-from tidewire.records.ops import Gap, Quarantined
+from tidewire.records.ops import Finding, Gap, Quarantined
 from tidewire.records.record import RecordType
 from tidewire.store._files import LocalFiles
 from tidewire.store._schema import columns_of, quoted
@@ -22,8 +22,8 @@ from tidewire.store.protocol import JOURNAL
 
 
 def is_sealed(kind: RecordType) -> bool:
-    """Whether rows of the type are ever sealed: not definitions, gaps and quarantined rows, which stay few."""
-    return not kind.reference and kind not in (Gap.type, Quarantined.type) and "event_time" in kind.schema
+    """Whether rows of the type are ever sealed: not definitions, and none that ride on others, which stay few."""
+    return not kind.reference and kind not in (Gap.type, Finding.type, Quarantined.type) and "event_time" in kind.schema
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Cold:
             quoted(name) if name in there else f"NULL::{duckdb_type(dtype)} AS {quoted(name)}"
             for name, dtype in kind.schema.items()
         )
-        paths = ", ".join(literal(str(self.files.path(file))) for file in files)
+        paths = ", ".join(literal(exactly(self.files.path(file))) for file in files)
         return f"SELECT {names}, {journal} AS {JOURNAL} FROM read_parquet([{paths}], hive_partitioning=false)"
 
 
@@ -140,6 +140,11 @@ def alike(files: Iterable[SealedFile]) -> list[list[SealedFile]]:
     for file in files:
         found.setdefault(file.columns, []).append(file)
     return list(found.values())
+
+
+def exactly(path: Path) -> str:
+    """A path as `read_parquet` takes it, to which some characters are a pattern."""
+    return "".join(f"[{each}]" if each in "*?[" else each for each in str(path))
 
 
 def literal(text: str) -> str:

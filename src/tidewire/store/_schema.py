@@ -103,8 +103,8 @@ class Tables:
         for kind in kinds:
             self._ready.pop(kind.table, None)
 
-    def ensure(self, kind: RecordType) -> None:
-        """Bring the tables of a type into being.
+    def ensure(self, kind: RecordType, *, sealed: bool) -> None:
+        """Bring the tables of a type into being; ``sealed``: also the one for the last sealed row of each series.
 
         Raises:
             StoreError: a table of that name has other columns.
@@ -116,9 +116,11 @@ class Tables:
             else:
                 text = ddl(kind).replace(kind.table, table, 1).removesuffix("\n)")
                 self._connection.execute(f"{text},\n  {JOURNAL} USMALLINT NOT NULL\n)")
-        sealed = dict(self._columns(last_table(kind)))
-        if sealed:
-            self._adapt(kind, last_table(kind), {name: type_ for name, type_ in sealed.items() if name not in MARKS})
+        last = {name: type_ for name, type_ in self._columns(last_table(kind)) if name not in MARKS}
+        if last:
+            self._adapt(kind, last_table(kind), last)
+        elif sealed:
+            self._connection.execute(_last_ddl(kind))
         self._ready[kind.table] = kind
 
     def _columns(self, table: str) -> list[tuple[str, str]]:
@@ -144,6 +146,13 @@ class Tables:
                 f"Table {table} has columns the record type {kind.name} does not: {', '.join(sorted(unknown))}. "
                 "Was it written by a newer version? A removed column needs a new version of the type."
             )
+
+
+def _last_ddl(kind: RecordType) -> str:
+    columns = [f"{quoted(name)} {duckdb_type(dtype)}" for name, dtype in kind.schema.items()]
+    order = duckdb_type(kind.schema[kind.order or "event_time"])
+    columns += [f"{JOURNAL} USMALLINT", f"{MARK} {order}", f"{MARKED_AT} TIMESTAMPTZ", f"{UNMARKED} BOOLEAN"]
+    return f"CREATE TABLE {quoted(last_table(kind))} ({', '.join(columns)})"
 
 
 def _same_spelling(type_: str) -> str:

@@ -21,9 +21,8 @@ from tidewire import telemetry
 from tidewire.errors import StoreError
 from tidewire.records.batch import HOUR_US
 from tidewire.records.clock import Clock
-from tidewire.records.forms import duckdb_type
 from tidewire.records.record import RecordType
-from tidewire.store._cold import Cold, alike, literal
+from tidewire.store._cold import Cold, alike, exactly, literal
 from tidewire.store._schema import MARK, MARKED_AT, MARKS, UNMARKED, columns_of, last_table, quoted
 from tidewire.store._sealed import (
     ROOT,
@@ -87,7 +86,6 @@ class Sealer:
             ArchiveFailed: the object store cannot be reached; nothing changed.
         """
         started = self._clock.mono_ns()
-        self._make_last_table(kind)
         self._connection.begin()
         try:
             sealed = self._inside(kind, span)
@@ -159,7 +157,7 @@ class Sealer:
             f" PARQUET_VERSION v2, ROW_GROUP_SIZE {self._cold.tier.config.group_rows:d})"
         )
         told = self._looked_through(kind, f"({rows})")
-        back = self._looked_through(kind, f"read_parquet([{literal(str(path))}], hive_partitioning=false)")
+        back = self._looked_through(kind, f"read_parquet([{literal(exactly(path))}], hive_partitioning=false)")
         if told != back:
             path.unlink()
             raise StoreError(f"The file of {kind.name}, {span.day}, does not read back as it was written: {back}.")
@@ -175,8 +173,8 @@ class Sealer:
         return self._connection.execute(f"SELECT count(*), sum(hash({names})) FROM {rows}").fetchall()[0]
 
     def _described(self, kind: RecordType, span: Span, name: str, path: Path) -> SealedFile:
-        rows = f"read_parquet([{literal(str(path))}], hive_partitioning=false)"
-        values = self._connection.execute(
+        rows = f"read_parquet([{literal(exactly(path))}], hive_partitioning=false)"
+        first, last, came_first, came_last, frame_first, frame_last = self._connection.execute(
             "SELECT epoch_us(min(event_time)), epoch_us(max(event_time)), epoch_us(min(ingested_at)),"
             f" epoch_us(max(ingested_at)), min(frame), max(frame) FROM {rows}"
         ).fetchall()[0]
@@ -197,17 +195,13 @@ class Sealer:
             checksum(path),
             tuple(kind.schema),
             tuple(uuid for (uuid,) in uuids),
-            *values,
+            first,
+            last,
+            came_first,
+            came_last,
+            frame_first,
+            frame_last,
             hours,
-        )
-
-    def _make_last_table(self, kind: RecordType) -> None:
-        """In a transaction of its own: readers use it as soon as they hear that something may be sealed."""
-        order = kind.schema[kind.order or "event_time"]
-        columns = [f"{quoted(name)} {duckdb_type(dtype)}" for name, dtype in kind.schema.items()]
-        columns += [f"{JOURNAL} USMALLINT", f"{MARK} {duckdb_type(order)}", f"{MARKED_AT} TIMESTAMPTZ"]
-        self._connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {quoted(last_table(kind))} ({', '.join(columns)}, {UNMARKED} BOOLEAN)"
         )
 
     def _keep_last(self, kind: RecordType, hot: str) -> None:
@@ -299,7 +293,7 @@ def _check_is_next(connection: duckdb.DuckDBPyConnection, cold: Cold, table: str
     if found is None or (found.store == store_id(connection) and found.version == version + 1):
         return
     raise StoreError(
-        f"{cold.tier.objects} holds sealed {table} rows up to version {found.version} of store {found.store}; this store "
-        f"({store_id(connection)}) is at {version}. Was the file replaced by an older copy, or is the place another "
-        "store's? Bring back the file that belongs to it, or set cold.url to an empty place."
+        f"{cold.tier.objects} holds sealed {table} rows up to version {found.version} of store {found.store}; this "
+        f"store ({store_id(connection)}) is at {version}. Was the file replaced by an older copy, or is the place "
+        "another store's? Bring back the file that belongs to it, or set cold.url to an empty place."
     )

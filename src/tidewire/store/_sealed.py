@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import duckdb
@@ -111,6 +111,12 @@ def store_id(connection: duckdb.DuckDBPyConnection) -> str:
     return str(found[0][0])
 
 
+def sealed_rows(connection: duckdb.DuckDBPyConnection) -> int:
+    """How many rows of a store are in files; also of one that never had any."""
+    there = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = '_cold_files'").fetchall()
+    return int(connection.execute("SELECT coalesce(sum(rows), 0) FROM _cold_files").fetchall()[0][0]) if there else 0
+
+
 def versions(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """By table, which version of its manifest the table is the complement of."""
     return dict(connection.execute("SELECT type, version FROM _cold").fetchall())
@@ -138,7 +144,7 @@ def with_hours(connection: duckdb.DuckDBPyConnection, table: str, files: Iterabl
         "SELECT name, hour_us, n FROM _cold_hours WHERE type = $table", {"table": table}
     ).fetchall():
         hours.setdefault(name, Counter())[hour] += n
-    return [SealedFile(**{**vars(file), "hours": dict(hours.get(file.name, {}))}) for file in files]
+    return [replace(file, hours=dict(hours.get(file.name, {}))) for file in files]
 
 
 def record(

@@ -98,7 +98,7 @@ def _span(span: Span, files: Sequence[SealedFile]) -> Span | None:
 
 
 def longest_for(retention_s: float | None) -> str:
-    """The coarsest level whose files can go soon after their first rows expired: a quarter of the time they are kept."""
+    """The coarsest level whose files can go soon after their first rows expired: a quarter of how long they stay."""
     if retention_s is None:
         return LEVELS[0]
     return next((level for level in LEVELS if LENGTH_S[level] * 4 <= retention_s), "hour")

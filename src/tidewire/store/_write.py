@@ -17,7 +17,7 @@ from tidewire.records.clock import Clock
 from tidewire.records.ops import Finding, Gap, Quarantined
 from tidewire.records.record import RecordType, types
 from tidewire.store._book import Book, Position
-from tidewire.store._cold import Cold
+from tidewire.store._cold import Cold, is_sealed
 from tidewire.store._once import DUPLICATE, REVISION, Judge, Key, Marks
 from tidewire.store._schema import Tables, columns_of, quoted, registered, revisions_table
 from tidewire.store.protocol import JOURNAL, Written
@@ -100,7 +100,7 @@ class Writer:
         self._connection.begin()
         try:
             for kind in missing:
-                self.tables.ensure(kind)
+                self.tables.ensure(kind, sealed=self._cold is not None and is_sealed(kind))
             self._connection.commit()
         except BaseException:
             self.tables.forget(missing)

@@ -26,6 +26,7 @@ from tidewire.store._pool import ReadPool
 from tidewire.store._read import Page, Reading
 from tidewire.store._schema import prepare
 from tidewire.store._seal import Sealed
+from tidewire.store._sealed import sealed_rows
 from tidewire.store._write import RIDERS, Writer
 from tidewire.store.config import StoreConfig
 from tidewire.store.protocol import Query, Result, Stretch, Written
@@ -251,6 +252,11 @@ class DuckDBStore:
             prepare(self._connection, self._where)
             if self._cold is not None:
                 self._cold.open(self._connection)
+            elif n := sealed_rows(self._connection):
+                raise StoreError(
+                    f"{n:,} rows of {self._where} are sealed in files outside it, and it was opened without them. Set "
+                    "cold.enabled, and cold.url to where the files are."
+                )
             self._writer = Writer(self._connection, self._config.max_series, self._clock, self._cold)
         except (duckdb.Error, OSError) as error:
             self._disconnect()
