@@ -13,8 +13,7 @@ from conformance.test_store_duckdb import DuckDBConformance
 from tidewire.journal.objects import Directory
 from tidewire.records.batch import Batch
 from tidewire.records.record import RecordType
-from tidewire.store._cold import Tier
-from tidewire.store.config import ColdConfig, StoreConfig
+from tidewire.store.config import ColdConfig, StoreConfig, Tier
 from tidewire.store.duckdb import DuckDBStore
 from tidewire.store.protocol import Store, Written
 

@@ -15,9 +15,8 @@ import pytest
 from conformance.store_kit import Feed, everything, trade
 from tidewire.journal.objects import Directory
 from tidewire.records.market import Trade
-from tidewire.store._cold import Tier
 from tidewire.store._seal import Sealer
-from tidewire.store.config import ColdConfig
+from tidewire.store.config import ColdConfig, Tier
 from tidewire.store.duckdb import DuckDBStore
 
 ROWS = 60

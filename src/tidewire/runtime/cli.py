@@ -13,6 +13,7 @@ from tidewire.errors import ConfigError, InputError, TidewireError
 from tidewire.runtime import (
     audit_command,
     backfill_command,
+    cold_commands,
     declared_commands,
     gap_commands,
     journal_commands,
@@ -45,6 +46,7 @@ app.add_typer(gap_commands.app, name="gaps")
 app.add_typer(journal_commands.app, name="journal")
 app.add_typer(quarantine_commands.app, name="quarantine")
 app.add_typer(declared_commands.app, name="source")
+app.add_typer(cold_commands.app, name="cold")
 
 
 def main() -> None:
@@ -120,6 +122,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     from tidewire.runtime.platform import chosen_apps, make_bus, make_store
     from tidewire.runtime.plugins import check_files
     from tidewire.runtime.reach import families_of
+    from tidewire.runtime.sealing import tier_of
 
     loaded = load(config)
     registry = installed.registry()
@@ -130,7 +133,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     for each in plugged:
         if each.error:
             raise ConfigError(each.error)
-    make_store(loaded.config, loaded.data_dir)
+    make_store(loaded.config, loaded.data_dir, tier_of(loaded.config, loaded.data_dir))
     make_bus(loaded, SystemClock(), SystemRng())
     loaded.config.journal_config()
     _ = loaded.config.audit_interval_s
@@ -241,6 +244,7 @@ def query(
 
 app.command("audit")(audit_command.audit)
 app.command("backfill")(backfill_command.backfill)
+app.command("seal")(cold_commands.seal)
 
 
 @app.command()

@@ -157,6 +157,20 @@ class StoreSection(Section, frozen=True):
     statement_timeout: str = "30s"
 
 
+class ColdSection(Section, frozen=True):
+    """Where rows go that are finished. ``url`` is empty for the directory ``cold`` beside the store."""
+
+    enabled: bool = False
+    after: str = "2d"
+    unit_rows: Annotated[int, msgspec.Meta(ge=1)] = 2_000_000
+    cache: str | int = "20GB"
+    url: str = ""
+    endpoint: str = ""
+    region: str = ""
+    access_key_id: str = ""
+    secret_access_key: str = ""
+
+
 class CalendarSection(Section, frozen=True):
     """What the program does not know yet of a trading calendar: days without a session, and until when all are told."""
 
@@ -217,6 +231,7 @@ class Config(Section, frozen=True):
     gaps: GapsSection = GapsSection()
     bus: BusSection = BusSection()
     store: StoreSection = StoreSection()
+    cold: ColdSection = ColdSection()
     audit: AuditSection = AuditSection()
     calendars: Mapping[str, CalendarSection] = {}
     proxies: Mapping[str, PoolSection] = {}

@@ -45,11 +45,12 @@ from tidewire.runtime.quarantine import Quarantine
 from tidewire.runtime.quarantine_cases import Cases
 from tidewire.runtime.reach import families_of
 from tidewire.runtime.running import Care, Sources
+from tidewire.runtime.sealing import Sealing, tier_of
 from tidewire.serve.params import AuditRequest
 from tidewire.serve.platform import Health, Platform, ServeConfig
 from tidewire.serve.server import Gateway
 from tidewire.store.cache import LatestCache
-from tidewire.store.config import StoreConfig
+from tidewire.store.config import StoreConfig, Tier
 from tidewire.store.protocol import EVERYTHING, Query, Store
 from tidewire.watch.audit import Accepted
 from tidewire.watch.calendars import CalendarWatch
@@ -94,6 +95,7 @@ class Tidewire:
         self.pipe: Pipe
         self.auditing: Auditing
         self.self_audit: SelfAudit
+        self.sealing: Sealing
         self.calendars = CalendarWatch(self.clock, lambda: {name for app in self.apps for name in app.calendars()})
         self.keeper: Keeper | None = None
         self.quarantine: Quarantine
@@ -128,9 +130,10 @@ class Tidewire:
         data.mkdir(parents=True, exist_ok=True)
         self.journal = await Journal.open(data / "journal", self.clock, config.journal_config())
         self._started.append("journal")
-        self.store = make_store(config, data)
+        self.store = make_store(config, data, tier_of(config, data))
         await self.store.open()
         self._started.append("store")
+        self.sealing = Sealing(self.store, self.clock, enabled=config.cold.enabled)
         await self.bus.start()
         self._started.append("bus")
         self._check_positions()
@@ -181,6 +184,7 @@ class Tidewire:
         self.keeper = make_keeper(config, data, self.journal, self.store, self.cursors, self.clock)
         if self.keeper is not None:
             self._spawn("archive", self.keeper.run())
+        self._spawn("sealing", self.sealing.run())
         self._spawn("cursors", self._keep_cursors())
         self.gateway = Gateway(self._platform(), ServeConfig(host=config.listen.host, port=config.listen.port))
         await self.gateway.start()
@@ -375,6 +379,7 @@ class Tidewire:
             **({"audit": self.self_audit.check} if self.config.audit_interval_s else {}),
             **self.failover.checks,
             **self.calendars.checks,
+            **self.sealing.checks,
             **{f"source {app.name}": self.health_of(app).state for app in self.apps},
         }
         return Health(checks["journal"] == checks["pipe"] == "ok", checks)
@@ -449,8 +454,8 @@ def make_bus(loaded: Loaded, clock: Clock, rng: Rng) -> Bus:
     return NatsBus(clock, rng, config)
 
 
-def make_store(config: Config, data: Path) -> Store:
-    """The configured store; `ConfigError` with the installed ones for any other name."""
+def make_store(config: Config, data: Path, tier: Tier | None = None) -> Store:
+    """The configured store, ``tier`` being for its sealed rows; `ConfigError` for a name that is not installed."""
     section = config.store
     installed = {point.name: point for point in entry_points(group=STORES)}
     if section.type not in installed:
@@ -464,7 +469,7 @@ def make_store(config: Config, data: Path) -> Store:
     )
     path = section.path if section.path == ":memory:" else str(data / section.path)
     try:
-        return installed[section.type].load()(path, options)
+        return installed[section.type].load()(path, options, **({} if tier is None else {"cold": tier}))
     except TidewireError:
         raise
     except Exception as error:

@@ -20,6 +20,7 @@ from tidewire.runtime import installed
 from tidewire.runtime.auditing import Auditing, Tell, journals_at
 from tidewire.runtime.config import Loaded
 from tidewire.runtime.platform import load_instruments, make_store
+from tidewire.runtime.sealing import sealable, tier_of
 from tidewire.runtime.supervise import RUN_FILE, Running, found_running
 from tidewire.serve.answers import MEDIA
 from tidewire.serve.params import Params, understand_audit
@@ -106,6 +107,16 @@ class Reading:
             )
         return (await self._api("/v1/sources/reload", {}, {}))["data"]
 
+    async def seal(self) -> list[Any]:
+        """Seal what is finished; what each step did. A running platform seals by itself."""
+        if self._running is not None:
+            raise InputError(
+                f"A platform runs on {self.data_dir} (pid {self._running.pid}); with cold.enabled it seals by itself, "
+                "and no other process can open its store. Stop it first to seal now."
+            )
+        async with self._store() as store:
+            return await sealable(store).seal()
+
     async def _api(self, path: str, params: Params, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         """What the running platform answers: to GET, or to POST with a body of JSON."""
         assert self._running is not None
@@ -133,7 +144,8 @@ class Reading:
     async def _store(self) -> AsyncGenerator[Store]:
         if not self.data_dir.is_dir():
             raise NotFound(f"{self.data_dir}: no such data directory. Name one with --data, or a config with --config.")
-        store = make_store(self._loaded.config, self.data_dir)
+        config = self._loaded.config
+        store = make_store(config, self.data_dir, tier_of(config, self.data_dir))
         await store.open()
         try:
             yield store

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from tidewire.journal.objects import FileObjects
 from tidewire.records.clock import Clock
 from tidewire.records.forms import duckdb_type
 from tidewire.records.ops import Finding, Gap, Quarantined
@@ -17,7 +16,7 @@ from tidewire.records.record import RecordType
 from tidewire.store._files import LocalFiles
 from tidewire.store._schema import columns_of, quoted
 from tidewire.store._sealed import TABLES, SealedFile, files_of, store_id, versions
-from tidewire.store.config import ColdConfig
+from tidewire.store.config import Tier
 from tidewire.store.protocol import JOURNAL
 
 
@@ -59,15 +58,6 @@ class Bounds:
             tests.append("list_contains(journals, $journal)")
             values["journal"] = self.journal
         return tests, values
-
-
-@dataclass
-class Tier:
-    """Where sealed files go, and how; ``work`` is a directory of this machine for copies and unfinished files."""
-
-    objects: FileObjects
-    work: Path
-    config: ColdConfig = field(default_factory=ColdConfig)
 
 
 class Cold:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import duckdb
 
 from tidewire import telemetry
-from tidewire.errors import ArchiveFailed
+from tidewire.errors import ArchiveFailed, StoreError
 from tidewire.records.clock import Clock
 from tidewire.records.record import RecordType
 from tidewire.store._cold import Cold
@@ -58,6 +58,8 @@ class Keeping:
                     self._swept = True
                 await self._remove()
                 return await self._run(cursor, done)
+            except (duckdb.Error, OSError) as error:
+                raise StoreError(f"Rows cannot be sealed: {error}") from error
             finally:
                 await self.in_thread(cursor.close)
 
@@ -99,8 +101,16 @@ class Keeping:
         """Run something in the sealer's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def halt(self) -> None:
+        """Begin no other step."""
+        self._closing = True
+
+    def go_on(self) -> None:
+        """Runs may begin again."""
+        self._closing = False
+
     async def close(self) -> None:
         """Let the running step end, and begin no other."""
-        self._closing = True
+        self.halt()
         async with self.running:
-            self._closing = False
+            self.go_on()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidewire.journal.objects import FileObjects
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,12 @@ class ColdConfig:
     group_rows: int = 100_000
     cache_bytes: int = 20_000_000_000
     retention_s: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass
+class Tier:
+    """Where sealed files go, and how; ``work`` is a directory of this machine for copies and unfinished files."""
+
+    objects: FileObjects
+    work: Path
+    config: ColdConfig = field(default_factory=ColdConfig)

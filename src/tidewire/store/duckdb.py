@@ -20,7 +20,7 @@ from tidewire.records.clock import Clock, SystemClock
 from tidewire.records.record import RecordType, types
 from tidewire.store import _held, _read
 from tidewire.store._book import EPOCH, MICROSECOND, watermark
-from tidewire.store._cold import Cold, Tier, is_sealed
+from tidewire.store._cold import Cold, is_sealed
 from tidewire.store._keeping import Keeping
 from tidewire.store._pool import ReadPool
 from tidewire.store._read import Page, Reading
@@ -28,7 +28,7 @@ from tidewire.store._schema import prepare
 from tidewire.store._seal import Sealed
 from tidewire.store._sealed import sealed_rows
 from tidewire.store._write import RIDERS, Writer
-from tidewire.store.config import StoreConfig
+from tidewire.store.config import StoreConfig, Tier
 from tidewire.store.protocol import Query, Result, Stretch, Written
 
 T = TypeVar("T")
@@ -205,7 +205,11 @@ class DuckDBStore:
         kinds = [kind for kind in types().values() if is_sealed(kind)]
         await self._ensure(*kinds)
         done = [(kind, (self.watermark(kind) - EPOCH) // MICROSECOND - round(wait_s * 1e6)) for kind in kinds]
-        return await _to_its_end(keeping.seal(self._connected, done))
+        try:
+            return await _to_its_end(keeping.seal(self._connected, done), keeping.halt)
+        except asyncio.CancelledError:
+            keeping.go_on()
+            raise
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
@@ -352,11 +356,12 @@ class DuckDBStore:
         return EPOCH + newest * MICROSECOND
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def _to_its_end(work: Coroutine[Any, Any, T], cancelled: Callable[[], None] = lambda: None) -> T:
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        cancelled()
         # The thread cannot be stopped: nobody may write before it has ended.
         await asyncio.wait({task})
         if not task.cancelled():
