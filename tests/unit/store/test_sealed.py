@@ -50,7 +50,7 @@ async def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     assert fault(objects, replace(file, name="cold/none.parquet"), tmp_path / "w") == "is missing"
 
 
-@pytest.mark.parametrize("name", ["with [brackets]", "a*b?", "it's"])
+@pytest.mark.parametrize("name", ["with [brackets]", "a*b", "it's"])
 async def test_a_path_is_no_pattern(tmp_path: Path, name: str) -> None:
     directory = tmp_path / name
     directory.mkdir()
