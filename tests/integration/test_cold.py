@@ -46,7 +46,7 @@ async def test_sealed_while_collecting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sealing, "LOOK_S", 0.2)
-    sandbox = Sandbox(SandboxConfig(symbols=("BTCUSDT", "ETHUSDT"), rate=500.0, history_hours=12))
+    sandbox = Sandbox(SandboxConfig(symbols=("BTCUSDT", "ETHUSDT"), rate=20.0, history_hours=12))
     await sandbox.start()
     try:
         klines = {"symbols": ["BTCUSDT", "ETHUSDT"], "intervals": ["1m"], "history": BARS}
