@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tidewire.sandbox.china.sites import China
@@ -14,7 +15,13 @@ from tidewire.sandbox.config import session_ns
 PRICES = ("last", "open", "high", "low", "pre_close")
 INDEX = r"^(000\d{3}\.SH|399\d{3}\.SZ|899\d{3}\.BJ)$"
 STAR = r"^68[89]"
+EPOCH = date(1970, 1, 1).toordinal()
 SHOWN = 3
+
+
+def key(code: str, exchange: str) -> str:
+    """The id of an instrument."""
+    return f"{code}.{exchange}"
 
 
 def moments(rows: pl.DataFrame) -> Iterable[Any]:
@@ -71,7 +78,7 @@ def wrong_tickers(china: China, rows: pl.DataFrame) -> pl.DataFrame:
         .then(pl.when(traded).then(amount))
         .otherwise(pl.when(site == "tencent").then((amount + 1e-6).floor()).otherwise(amount))
     )
-    ratio = pl.when(traded & (site != "sina")).then((pl.col("last") / pl.col("pre_close") - 1))
+    ratio = pl.when(traded & (site != "sina")).then(pl.col("last") / pl.col("pre_close") - 1)
     right = [
         *(_same(name, pl.col(f"true_{name}")) for name in ("open", "high", "low", "pre_close")),
         _same("last", pl.when(traded).then(pl.col("true_last"))),
@@ -92,9 +99,7 @@ def _is(pattern: str) -> pl.Expr:
 def wrong_books(china: China, quotes: pl.DataFrame, books: pl.DataFrame) -> list[tuple[Any, ...]]:
     """Best prices and books that are not the true ones; sizes where the site tells them."""
     listing = china.market.listing
-    place = {f"{code}.{'SH SZ BJ'.split()[at]}": row for row, (code, at) in enumerate(
-        zip(listing.codes, listing.exchange.tolist(), strict=True)
-    )}
+    place = {key(symbol[2:], symbol[:2].upper()): row for symbol, row in listing.rows.items()}
     wrong: list[tuple[Any, ...]] = []
     for at in sorted({*moments(quotes), *moments(books)}):
         true = china.market.quotes(china.market.moment(session_ns(at.isoformat())))
@@ -107,7 +112,7 @@ def wrong_books(china: China, quotes: pl.DataFrame, books: pl.DataFrame) -> list
     return wrong
 
 
-Sides = dict[str, "np.ndarray[Any, Any]"]
+Sides = dict[str, npt.NDArray[Any]]
 
 
 def _wrong_quote(row: dict[str, Any], at: int, prices: Sides, sizes: Sides) -> list[tuple[Any, ...]]:
@@ -117,7 +122,9 @@ def _wrong_quote(row: dict[str, Any], at: int, prices: Sides, sizes: Sides) -> l
         size: float | None = float(sizes[side][0, at])
         if price is None or (row["source"].startswith("tencent") and row["instrument"].startswith(("688", "689"))):
             size = None
-        found = tuple(None if row[f"{side}_{what}"] is None else float(row[f"{side}_{what}"]) for what in ("price", "size"))
+        found = tuple(
+            None if row[f"{side}_{what}"] is None else float(row[f"{side}_{what}"]) for what in ("price", "size")
+        )
         if found != (price, size):
             wrong.append((row["source"], row["instrument"], row["event_time"], side, found, (price, size)))
     return wrong
@@ -132,3 +139,23 @@ def _wrong_book(row: dict[str, Any], at: int, prices: Sides, sizes: Sides) -> li
         if found != true:
             wrong.append((row["source"], row["instrument"], row["event_time"], side, found, true))
     return wrong
+
+
+def wrong_bars(china: China, bars: pl.DataFrame) -> pl.DataFrame:
+    """One-minute bars that are not the true ones, with volumes to the lot."""
+    places = {key(symbol[2:], symbol[:2].upper()): row for symbol, row in china.market.listing.rows.items()}
+    found: list[pl.DataFrame] = []
+    for instrument in bars["instrument"].unique().sort():
+        true = china.market.minute_bars(places[instrument], 6)
+        # Days are counted from year 1; Shanghai is eight hours ahead.
+        ends = (true.day - EPOCH) * 86_400 + true.second - 8 * 3_600
+        prices = {f"true_{name}": getattr(true, name) / 100 for name in ("open", "close", "high", "low", "amount")}
+        volume = (true.volume + 50) // 100 * 100.0
+        at = pl.from_epoch(pl.Series("open_time", ends - 60)).dt.cast_time_unit("us").dt.replace_time_zone("UTC")
+        frame = pl.DataFrame({**prices, "true_volume": volume}).with_columns(at, instrument=pl.lit(instrument))
+        found.append(frame)
+    names = ("open", "close", "high", "low", "amount", "volume")
+    both = bars.with_columns(pl.col(name).cast(pl.Float64) for name in names)
+    both = both.join(pl.concat(found), on=["instrument", "open_time"], how="left")
+    right = ((pl.col(name) - pl.col(f"true_{name}")).abs() < 1e-6 for name in names)
+    return both.filter(~pl.all_horizontal(each.fill_null(value=False) for each in right))

@@ -272,7 +272,9 @@ def _needed(before: Column, text: str) -> Column:
     def column(rows: Rows) -> list[Value]:
         values = before(rows)
         if None in values:
-            rows.wrong += [RowError(place, f"{text}: not in the row") for place, one in enumerate(values) if one is None]
+            rows.wrong += [
+                RowError(place, f"{text}: not in the row") for place, one in enumerate(values) if one is None
+            ]
         return values
 
     return column
