@@ -133,6 +133,7 @@ async def more_rows(on: Stage, source: str, count: int = STOCKS, kind: str = "ti
 
 async def ended(on: Stage) -> None:
     """Nobody asks any more, all is stored, and the books add up."""
+    assert on.platform.running is not None
     await on.platform.running.stop()
     await idle(on.platform)
     balanced(await audited(on.client))
@@ -182,7 +183,7 @@ async def test_a_round_of_each_site_is_the_whole_market(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a site, and the record it leaves: a text in a table. ``caps``: lengths of pages, which change all the time."""
+    """A fault of a site, and the record it leaves, a text in a table; ``caps``: its pages are that long in turn."""
 
     name: str
     switches: Mapping[str, Any]
