@@ -59,6 +59,20 @@ class ReadConformance:
         found = await everything(store, Trade.type, start=at(3), end=at(6))
         assert found["sequence"].to_list() == [3, 4, 5]
 
+    async def test_the_preferred_source_of_each_fact(self, store: Store) -> None:
+        said = [("a", 1, "1"), ("b", 1, "2"), ("c", 2, "3"), ("b", 2, "4"), ("c", 3, "5"), ("a", 4, "6")]
+        specs = [trade(n, source=source, price=price, frame=at) for at, (source, n, price) in enumerate(said, 1)]
+        await store.write([Feed().batch(Trade.type, specs)])
+        found = await everything(store, Trade.type, prefer=["b", "a"])
+        assert list(zip(found["source"], found["trade_id"], strict=True)) == [
+            ("b", "1"), ("b", "2"), ("c", "3"), ("a", "4"),
+        ]  # fmt: skip
+        paged = await pages(store, Query(Trade.type, prefer=["b", "a"], limit=1, snapshot=at(10_000)))
+        assert [page.rows["source"][0] for page in paged] == ["b", "b", "c", "a"]
+        for query in (Query(Trade.type, prefer=["b"], interval="1m"), Query(Trade.type, prefer=["b"], revisions="all")):
+            with pytest.raises(QueryError, match="prefer"):
+                await store.read(query)
+
     async def test_order_and_fields(self, store: Store) -> None:
         # Two rows of one event time: the frame decides, then the ordinal.
         specs = [trade(3), trade(1, event_time=3, frame=2), trade(2, event_time=3, frame=2)]

@@ -44,6 +44,11 @@ _ABOUT: dict[str, tuple[str, dict[str, Any], Any]] = {
         {"type": "string", "enum": ["latest", "all"], "default": "latest"},
         None,
     ),
+    "prefer": (
+        "Sources, the preferred one first: of rows that say the same of several, only that of the first is given.",
+        {"type": "string"},
+        None,
+    ),
     "ts_unit": (
         "Unit of times given as integers.",
         {"type": "string", "enum": ["s", "ms", "us", "ns"], "default": "us"},

@@ -23,10 +23,23 @@ Params = Mapping[str, Sequence[str]]
 FORM = ("format", "numbers")
 """Parameters about the answer's form, not its rows."""
 READ = (
-    *("symbol", "start", "end", "limit", "cursor", "as_of", "snapshot", "fields", "order", "revisions", "ts_unit"),
+    *(
+        "symbol",
+        "start",
+        "end",
+        "limit",
+        "cursor",
+        "as_of",
+        "snapshot",
+        "fields",
+        "order",
+        "revisions",
+        "prefer",
+        "ts_unit",
+    ),
     *FORM,
 )
-LATEST = ("symbol", "limit", "as_of", "snapshot", "fields", "ts_unit", *FORM)
+LATEST = ("symbol", "limit", "as_of", "snapshot", "fields", "prefer", "ts_unit", *FORM)
 _RESERVED = frozenset(READ) - {"symbol"}
 AUDIT = ("source", "type", "start", "end", "ts_unit", "frames")
 FRAMES: Mapping[str, Literal["none", "differing", "all"]] = {"false": "none", "differing": "differing", "true": "all"}
@@ -123,6 +136,7 @@ def understand(
         limit=_limit(params, MAX_ROWS_COLUMNAR if columnar else MAX_ROWS, MAX_ROWS if latest else DEFAULT_ROWS),
         interval=_resample(kind, params, where),
         revisions=cast("Literal['latest', 'all']", _one(params, "revisions", ("latest", "all"), "latest")),
+        prefer=_list(params, "prefer"),
     )
     shown = types()["kline"] if query.interval else kind
     return Request(

@@ -70,12 +70,17 @@ class Service:
         request = understand(kind, params, self.platform.resolve, columnar=columnar, latest=True)
         query = request.query
         # All series: which rows are within the limit is known only after the cache had its say.
-        result = await self.platform.store.latest(replace(query, fields=(), limit=MAX_ROWS_COLUMNAR))
+        result = await self.platform.store.latest(replace(query, fields=(), limit=MAX_ROWS_COLUMNAR, prefer=()))
         rows = result.rows
         if query.as_of is None and query.snapshot is None:
             # The cache is ahead of the store by what is not committed yet; the store knows what the cache forgot.
             rows = _newest(kind, rows, self.platform.cache.get(kind, query.where))
-        rows = rows.sort(kind.series).head(query.limit).select(query.fields or rows.columns)
+        rows = (
+            _preferred(kind, rows, query.prefer)
+            .sort(kind.series)
+            .head(query.limit)
+            .select(query.fields or rows.columns)
+        )
         meta = _meta(kind, replace(result, rows=rows), query)
         meta["server_time"] = stamp(utc(self.platform.clock.wall_ns()))
         return Answer(kind, rows, meta, None, request.numbers)
@@ -105,10 +110,19 @@ def _newest(kind: RecordType, stored: pl.DataFrame, cached: pl.DataFrame) -> pl.
     return ordered.unique(kind.series, keep="last", maintain_order=True)
 
 
+def _preferred(kind: RecordType, rows: pl.DataFrame, prefer: Sequence[str]) -> pl.DataFrame:
+    """Of the last rows of several sources the newest, and of equally new ones that of the source preferred."""
+    if not prefer:
+        return rows
+    rank = pl.col("source").replace_strict(list(prefer), range(len(prefer)), default=len(prefer), return_dtype=pl.Int64)
+    ordered = rows.sort(-pl.col("event_time").to_physical(), rank, "source", maintain_order=True)
+    return ordered.unique([name for name in kind.series if name != "source"] or ["source"], keep="first")
+
+
 def _filters(query: Query) -> bytes:
     where = {name: sorted(values) for name, values in query.where.items()}
     times = [time and time.isoformat() for time in (query.start, query.end, query.as_of)]
-    return digest([query.type.table, where, times, query.order, query.interval, query.revisions])
+    return digest([query.type.table, where, times, query.order, query.interval, query.revisions, *query.prefer])
 
 
 def _meta(kind: RecordType, result: Result, query: Query) -> dict[str, Any]:

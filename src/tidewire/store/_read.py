@@ -87,7 +87,8 @@ class Reading:
         if self._bars is not None:
             return self._read_bars(connection, self._bars)
         values = _Values()
-        return self._page(connection, f"WITH found AS ({self._found(connection, values)})", values)
+        found = self._preferred(self._found(connection, values), values)
+        return self._page(connection, f"WITH found AS ({found})", values)
 
     def latest(self, connection: duckdb.DuckDBPyConnection) -> Page:
         """The last row of each series, one page."""
@@ -105,6 +106,18 @@ class Reading:
             f" ORDER BY a.frame DESC, a.ordinal DESC, a.{JOURNAL} DESC, a._row DESC) = 1)"
         )
         return self._page(connection, text, values)
+
+    def _preferred(self, found: str, values: _Values) -> str:
+        """Of rows that say the same of several sources, the one of the source that is preferred."""
+        prefer = self._query.prefer
+        if not prefer:
+            return found
+        ranks = " ".join(f"WHEN {values(source)} THEN {place}" for place, source in enumerate(prefer))
+        same = columns_of(name for name in self._kind.key if name != "source") or "source"
+        return (
+            f"SELECT * FROM ({found}) QUALIFY row_number() OVER (PARTITION BY {same}"
+            f" ORDER BY CASE source {ranks} ELSE {len(prefer)} END, source, frame DESC, ordinal DESC, _row DESC) = 1"
+        )
 
     def _page(self, connection: duckdb.DuckDBPyConnection, found: str, values: _Values) -> Page:
         query = self._query
@@ -362,6 +375,9 @@ def _check(query: Query, places: int) -> None:
     shown = Kline.type if query.interval else query.type
     for name in query.fields:
         known_column(shown, name)
+    if query.prefer and (query.interval or query.revisions == "all"):
+        what = "bars that are made of others" if query.interval else "revisions=all"
+        raise QueryError(f"prefer cannot be had with {what}: name one source instead.")
     if query.limit < 1:
         raise QueryError(f"A limit of {query.limit} gives no rows; valid: 1 and up.")
     if query.after is not None and len(query.after) != places:

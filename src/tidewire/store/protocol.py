@@ -44,6 +44,8 @@ class Query:
     exactly one ``interval`` in ``where``, ``start`` and ``end`` are moved up to the next start of a bar, ``as_of``
     leaves out bars that were not closed by then, and bars that end after the snapshot are marked as not final.
     ``revisions="all"`` gives every version of a row, else only the latest that ``as_of`` and ``snapshot`` let through.
+    ``prefer`` names sources, the preferred one first: of rows that say the same of several (the same key but for
+    ``source``) only that of the first is given, of sources that are not named after all others; not for ``latest``.
     """
 
     type: RecordType
@@ -58,6 +60,7 @@ class Query:
     after: tuple[int, ...] | None = None
     interval: str | None = None
     revisions: Literal["latest", "all"] = "latest"
+    prefer: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,22 @@ async def test_filters_and_times() -> None:
             ("as_of=2026-01-05T00:00:03Z", 4),
             ("snapshot=2026-01-05T00:00:03Z", 3),
             ("revisions=all", 10),
+            ("prefer=other,binance", 10),
         ):
             assert len((await db.get(f"/v1/trade?{query}"))["data"]) == count, query
+
+
+async def test_the_latest_of_several_sources_is_the_newest_and_then_the_preferred() -> None:
+    async with stored() as db:
+        here = trades(2)
+        there = here.with_columns(source=pl.lit("other"))
+        await db.write(TRADE, pl.concat([here, there]).with_columns(ordinal=pl.int_range(4, dtype=pl.Int32)))
+        for prefer, source in (("other", "other"), ("binance,other", "binance"), ("none", "binance")):
+            (row,) = (await db.get(f"/v1/trade/latest?symbol=BTCUSDT&prefer={prefer}"))["data"]
+            assert (row["source"], row["trade_id"]) == (source, "1001")
+        await db.write(TRADE, trades(3).tail(1).with_columns(frame=pl.lit(900, pl.Int64)))
+        (row,) = (await db.get("/v1/trade/latest?symbol=BTCUSDT&prefer=other"))["data"]
+        assert (row["source"], row["trade_id"]) == ("binance", "1002")
 
 
 async def test_bars_from_trades_and_bars_from_bars() -> None:

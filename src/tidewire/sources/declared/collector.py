@@ -30,6 +30,8 @@ ANSWERS = 3
 """A window that came back short so often is as whole as it will be."""
 ABSENT_MAX = 20
 """Of one answer, so many instruments that are not in it have a gap of their own; more are a matter of the site."""
+ABSENT_SHARE = 0.1
+"""When more of them, and more than this share of what was asked for, are absent, the round was not whole."""
 STORED_S = 60.0
 """So long what is stored is not looked at again."""
 GROWING_S = 5.0
@@ -287,6 +289,8 @@ class DeclaredCollector(Collector):
                 self._outages.end(each)
         for each in absent[:ABSENT_MAX]:
             self._outages.begin(each, self._now_us(), "asked for, and not in the answer: the site may not know it")
+        if len(absent) > max(ABSENT_MAX, ABSENT_SHARE * len(asked)):
+            self._trouble(f"{len(absent):,} of {len(asked):,} instruments are not in the answer")
         self._absent.difference_update(asked)
         self._absent.update(absent)
         if new:

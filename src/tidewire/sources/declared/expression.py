@@ -29,6 +29,8 @@ _PLACES = re.compile(r"\[\s*([A-Za-z_]\w*)\[\d+\]\s*(?:,\s*\1\[\d+\]\s*)*\]", re
 _CALL = re.compile(r"([a-z_][a-z0-9_]*)(?:\((.*)\))?", re.DOTALL)
 _SLOT = re.compile(r"\$\{([^{}]*)\}")
 
+NEEDED = "needed"
+"""The filter that lets no null through: a key that is not there any more must not look like a missing value."""
 NEED_SINCE = frozenset({"since", "until"})
 """Names that only a file with windows of time has."""
 
@@ -215,6 +217,11 @@ def _filtered(
                 raise ConfigError(f"{where}: default takes one argument: 'text', or the path of another field.")
             column = _defaulted(column, _other(arguments[0], where, ()))
             continue
+        if match[1] == NEEDED:
+            if arguments:
+                raise ConfigError(f"{where}: {NEEDED} takes no argument.")
+            column = _needed(column, text)
+            continue
         if match[1] in PAIRS:
             if len(arguments) != 1:
                 raise ConfigError(f"{where}: {match[1]} takes one argument: the path of another field, or a name.")
@@ -261,6 +268,18 @@ def _defaulted(before: Column, other: Column) -> Column:
         return [
             spare if value is None or value == "" else value for value, spare in zip(values, other(rows), strict=True)
         ]
+
+    return column
+
+
+def _needed(before: Column, text: str) -> Column:
+    def column(rows: Rows) -> list[Value]:
+        values = before(rows)
+        if None in values:
+            rows.wrong += [
+                RowError(place, f"{text}: not in the row") for place, one in enumerate(values) if one is None
+            ]
+        return values
 
     return column
 

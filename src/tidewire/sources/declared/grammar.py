@@ -143,7 +143,8 @@ class Expect(Section, frozen=True):
 
     ``all_of``: a name of ``for_each``, each of whose instruments has a row.
     ``fresh``: how old its newest row may be, within the local times of ``session`` (those of the schedule where it is
-    not said). ``null_share``: how much of a column may be null.
+    is not said). ``null_share``: how much of a column may be null. ``unit``: where amount / volume of a row is so many
+    times off its low and high, what else is made of it is quarantined; 0 does not look.
     """
 
     rows: str | int = ""
@@ -152,6 +153,7 @@ class Expect(Section, frozen=True):
     fresh: str = ""
     session: Sequence[str] = ()
     null_share: Mapping[str, str] = {}
+    unit: float = 0.0
 
 
 class Output(Section, frozen=True):

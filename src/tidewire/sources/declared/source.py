@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
+import numpy as np
 
 from tidewire.errors import ConfigError, NotFound, ParseError, nearest
 from tidewire.records.instrument import uid
@@ -181,6 +184,8 @@ class Source:
         taken = Taken(raw, known, times)
         first = replace(self.made, keeps=None).of(taken)
         also = [each.of(taken) for each in self.also]
+        if self.declared.expect.unit and also:
+            doubted(first, also, float(self.declared.expect.unit))
         return replace(
             first,
             places=places,
@@ -206,6 +211,9 @@ class Source:
         A page or nothing where JSON or CSV should be is how sites refuse with 200. JSON that says it is HTML, as some
         sites do, is taken: it need only be JSON.
         """
+        if self.decoding == "text" and not self.unzip and _PAGE.match(body):
+            # Of text nobody knows what it may begin with; a page in another charset than the file says is none.
+            return None if _reads(self.decode, body) else "rotate"
         if self.decoding not in _DATA or self.unzip or status == 204:
             return None
         if not body.strip() or _PAGE.match(body):
@@ -318,6 +326,33 @@ def _made(said: Declared | Output, known: Sequence[str], where: str) -> Made:
     return Made(kind, keeps, found)
 
 
+def _float(value: Value) -> float:
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError):  # the row says so itself
+        return math.nan
+
+
+def doubted(first: Read, also: Sequence[Read], factor: float) -> None:
+    """Put rows of the other types into ``wrong`` where amount / volume of the first is that far off its prices.
+
+    The unit of its volume is not what the file says, so that of their sizes need not be.
+    """
+    amount, volume, low, high = (
+        np.array([_float(each) for each in first.columns[name]]) for name in ("amount", "volume", "low", "high")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        price = amount / volume
+        off = (volume > 0) & (amount > 0) & (low > 0) & ((price >= factor * high) | (price * factor <= low))
+    for at in np.flatnonzero(off).tolist():
+        why = f"amount / volume {price[at]:.6g}, expected {low[at]:g} to {high[at]:g}"
+        for each in also:
+            places = each.places
+            found = bisect.bisect_left(places, at)
+            if found < len(places) and places[found] == at:
+                cast("dict[int, dict[str, Any]]", each.wrong).setdefault(found, {})["unit"] = why
+
+
 def _check_expected(declared: Declared, made: Made, where: str) -> None:
     if declared.since is not None and declared.since.field:
         column = declared.since.field
@@ -330,6 +365,13 @@ def _check_expected(declared: Declared, made: Made, where: str) -> None:
             f"{where}: expect.all_of: write a name of for_each whose values are instruments; found "
             f"{declared.expect.all_of!r}, valid: {valid}."
         )
+    if declared.expect.unit:
+        lacks = [name for name in ("amount", "volume", "low", "high") if name not in made.fields]
+        if lacks or not declared.also:
+            what = f"{', '.join(lacks)} among the fields" if lacks else "another type under also"
+            raise ConfigError(f"{where}: expect.unit: it needs {what}.")
+        if declared.expect.unit <= 1:
+            raise ConfigError(f"{where}: expect.unit is {declared.expect.unit:g}; write a factor such as 30.")
     for key, names in (("unique", declared.expect.unique), ("null_share", declared.expect.null_share)):
         for name in names:
             if name not in made.fields:

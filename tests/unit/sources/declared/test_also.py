@@ -52,6 +52,37 @@ def test_one_reply_gives_rows_of_each_type(tmp_path: Path) -> None:
     assert book.columns["bid_sizes"][0] == ["53000", "115800"]
 
 
+UNIT = """
+expect: {unit: 30}
+"""
+
+
+def test_sizes_of_a_row_whose_volume_is_in_another_unit_are_not_trusted(tmp_path: Path) -> None:
+    low_and_high = "fields:\n  low: body[5] | decimal\n  high: body[4] | decimal\n  amount: body[9] | decimal\n"
+    text = LINES.replace("fields:\n", low_and_high, 1) + QUOTE + UNIT
+    source = source_of(tmp_path, text)
+    lots = SINA.replace("22910251", "229102").replace("sh600000", "sz000009").partition("\n")[0]
+    read = source.read(f"{AUCTION}{SINA}{lots}\n".encode("gb18030"), {"list": "x"}, AT_US)
+    quote, book = read.also
+    why = {"unit": "amount / volume 875.681, expected 8.66 to 8.82"}
+    assert not read.wrong  # what is said of the volume itself is a matter of the checks
+    assert quote.columns["instrument"] == ["600000.SH", "000009.SZ"]
+    assert quote.wrong == {1: why}
+    assert book.wrong == {2: why}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (QUOTE + UNIT, "expect.unit: it needs amount, low, high among the fields"),
+        (UNIT, "expect.unit: it needs amount, low, high among the fields"),
+    ],
+)
+def test_a_unit_needs_prices_and_something_else(tmp_path: Path, more: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        source_of(tmp_path, LINES + more)
+
+
 def test_every_row_of_every_type_is_accounted_for(tmp_path: Path) -> None:
     assembler = Assembler("j" * 8, {"x": DeclaredParser(source_of(tmp_path, LINES + QUOTE))})
     assembler.start({})

@@ -21,7 +21,7 @@ from tidewire.sources.declared import DeclaredApp, app_of
 from tidewire.sources.declared.outages import WHOLE
 from tidewire.sources.declared.parse import names_of
 from unit.collect.kit import Place, place
-from unit.sources.declared.samples import FIRST, LIST, file_of, page
+from unit.sources.declared.samples import FIRST, LINES, LIST, file_of, page
 
 ROWS = 250
 
@@ -277,6 +277,26 @@ async def test_what_is_asked_for_and_not_in_the_answer_has_a_gap_until_it_is(tmp
     assert states == [("000002.SZ", "open"), ("000002.SZ", "unfillable")]
 
 
+async def test_a_list_that_lacks_many_is_a_round_that_failed(tmp_path: Path) -> None:
+    known = 40
+
+    def answer(request: web.Request) -> web.Response:
+        there = request.query["secids"].split(",")[:known]
+        return web.json_response(page([{**FIRST, "f12": each[2:]} for each in there], len(there)))
+
+    codes = ", ".join(f"{number:06d}.SZ" for number in range(1, 81))
+    text = CODES.replace("[[000001.SZ, 000002.SZ], [000003.SZ]]", f"[[{codes}]]")
+    async with site(answer) as url, asking(tmp_path, url, text) as (app, _):
+        told: list[str] = []
+        for known in (80, 60, 59):  # noqa: B007 - what the site knows
+            await fetched(app)
+            await fetched(app)
+            told.append(vars(app.get("rows"))["_last_trouble"])
+    assert told[0] == ""
+    assert told[1].startswith("expect.all_of: not in the answer: 000061.SZ")  # told once, and no matter of the round
+    assert told[2] == "21 of 80 instruments are not in the answer"
+
+
 async def test_a_list_to_compare_with_must_be_one_that_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expect\.all_of: write a name of for_each.*valid: codes"):
         app_of(file_of(tmp_path, CODES.replace("all_of: codes", "all_of: code")))
@@ -396,6 +416,14 @@ async def test_nothing_is_good_where_the_site_says_so(tmp_path: Path) -> None:
     assert source.blocked(204, "", b"") is None
     assert source.blocked(200, "text/csv", b"code,price\n600000.SH,1.5\n") is None
     assert source.blocked(200, "text/html", b"code,price\n600000.SH,1.5\n") == "rotate"
+
+
+async def test_a_page_in_a_charset_the_file_does_not_say_is_a_refusal(tmp_path: Path) -> None:
+    source = app_of(file_of(tmp_path, LINES)).source
+    page_of = "<!DOCTYPE html><html><body>您的访问过于频繁，请稍后再试。</body></html>"
+    assert source.blocked(200, "text/html", page_of.encode()) == "rotate"
+    assert source.blocked(200, "text/html", page_of.encode("gbk")) is None  # a rule of the file may know it
+    assert source.blocked(200, "text/html", b"v_sh600000=\xff") is None
 
 
 async def test_what_is_not_stored_yet_does_not_wait_for_tomorrow(tmp_path: Path) -> None:

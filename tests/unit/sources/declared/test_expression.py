@@ -60,6 +60,12 @@ def test_a_row_that_cannot_be_read_is_told_and_the_others_go_on() -> None:
     assert rows.wrong == [RowError(1, "code | map('600000=SH'): '000001' is not among 600000")]
 
 
+def test_what_is_needed_may_be_a_dash_but_not_absent() -> None:
+    rows = Rows([{"price": "-"}, {"amount": "8"}, {"price": None}, {"price": "8"}])
+    assert expression("price | needed | decimal", "here").of(rows) == [None, None, None, "8"]
+    assert rows.wrong == [RowError(place, "price | needed | decimal: not in the row") for place in (1, 2)]
+
+
 def test_rows_that_are_no_mappings_have_no_fields() -> None:
     assert expression("code", "here").of(Rows([1, None, "x"])) == [None, None, None]
     assert expression("[0]", "here").of(Rows([[1], "x"])) == [1, None]
@@ -78,6 +84,7 @@ def test_rows_that_are_no_mappings_have_no_fields() -> None:
         ("${row.code", "without its '}'"),
         ("${row.{a}}", "braces inside"),
         ("code | default", "default takes one argument"),
+        ("code | needed(code)", "needed takes no argument"),
         ("code | cn_shares", "cn_shares takes one argument"),
         ("code | befor(code)", "no filter 'befor'. Did you mean 'before'?"),
         ("code | cut('0' '2')", "comma"),
