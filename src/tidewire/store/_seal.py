@@ -36,7 +36,7 @@ from tidewire.store._sealed import (
     versions,
     with_hours,
 )
-from tidewire.store._spans import Hour, Limits, Span, longest_for, spans
+from tidewire.store._spans import Hour, Limits, Span, spans
 from tidewire.store.protocol import JOURNAL
 
 READ_CHUNK = 1 << 20
@@ -75,7 +75,7 @@ class Sealer:
             f" epoch_us(max(ingested_at)) FROM {quoted(kind.table)} GROUP BY ALL ORDER BY ALL"
         ).fetchall()
         config = self._cold.tier.config
-        limits = Limits(done_us, config.unit_rows, longest_for(config.retention_s.get(kind.name)))
+        limits = Limits(done_us, config.unit_rows)
         return list(spans([Hour(*row) for row in rows], files_of(self._connection, kind.table), limits))
 
     def seal(self, kind: RecordType, span: Span) -> Sealed | None:

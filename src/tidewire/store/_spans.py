@@ -49,11 +49,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Limits:
-    """``done_us``: what ended, or came, later is left alone. ``longest``: the coarsest level."""
+    """``done_us``: what ended, or came, later is left alone."""
 
     done_us: int
     rows: int
-    longest: str = "year"
 
 
 def spans(hours: Sequence[Hour], files: Sequence[SealedFile], limits: Limits) -> Iterator[Span]:
@@ -62,7 +61,7 @@ def spans(hours: Sequence[Hour], files: Sequence[SealedFile], limits: Limits) ->
     for source in sources:
         mine = [hour for hour in hours if hour.source == source]
         theirs = [file for file in files if file.source == source]
-        yield from _level(source, mine, theirs, limits, LEVELS.index(limits.longest))
+        yield from _level(source, mine, theirs, limits, 0)
 
 
 def _level(
@@ -95,13 +94,6 @@ def _span(span: Span, files: Sequence[SealedFile]) -> Span | None:
     if merge:
         return Span(span.source, span.level, span.since_us, span.until_us, span.rows, tuple(files))
     return span if span.rows else None
-
-
-def longest_for(retention_s: float | None) -> str:
-    """The coarsest level whose files can go soon after their first rows expired: a quarter of how long they stay."""
-    if retention_s is None:
-        return LEVELS[0]
-    return next((level for level in LEVELS if LENGTH_S[level] * 4 <= retention_s), "hour")
 
 
 def _start(at_us: int, level: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,19 +33,17 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class ColdConfig:
-    """What is sealed, and how long rows are kept.
+    """What is sealed.
 
     A span is sealed ``after_s`` after its end, and after the last of its rows came. Spans are years, months, days or
     hours: the longest that is over and has at most ``unit_rows`` rows. ``cache_bytes`` is the room for copies of
-    files that are in an object store elsewhere. ``retention_s`` says by record type how long rows are kept, by
-    ``event_time``; a type not named keeps them for ever.
+    files that are in an object store elsewhere.
     """
 
     after_s: float = 2 * DAY_S
     unit_rows: int = 2_000_000
     group_rows: int = 100_000
     cache_bytes: int = 20_000_000_000
-    retention_s: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidewire.records.batch import HOUR_US
 from tidewire.store._sealed import SealedFile
-from tidewire.store._spans import LEVELS, MERGE_FILES, Hour, Limits, Span, longest_for, spans
+from tidewire.store._spans import LEVELS, MERGE_FILES, Hour, Limits, Span, spans
 
 FOREVER = 2**60
 
@@ -65,13 +64,6 @@ def test_few_late_rows_are_a_file_of_their_own_until_there_are_many_files() -> N
     files = [whole] * MERGE_FILES
     (span,) = spans(late, files, Limits(FOREVER, 1_000_000))
     assert len(span.merged) == MERGE_FILES
-
-
-@pytest.mark.parametrize(
-    ("kept_s", "level"), [(None, "year"), (86_400 * 1500, "year"), (86_400 * 30, "day"), (60.0, "hour")]
-)
-def test_the_longest_level_that_expires_in_time(kept_s: float | None, level: str) -> None:
-    assert longest_for(kept_s) == level
 
 
 @given(
