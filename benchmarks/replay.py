@@ -38,6 +38,7 @@ from tidewire.store.duckdb import DuckDBStore
 
 SOURCE = "eastmoney.a_share_bars_1d"
 PROGRAMS = ("tidewire", "script")
+COLUMNS = ("open", "close", "high", "low", "volume", "amount")
 LAST_DAY = date(2026, 1, 1)
 
 
@@ -102,7 +103,7 @@ def script(folder: Path) -> int:
             rows = pl.DataFrame(  # noqa: F841 - DuckDB finds it by its name
                 {
                     "code": [data["code"]] * len(parts),
-                    "day": [datetime.strptime(part[0], "%Y-%m-%d").date() for part in parts],  # noqa: DTZ007
+                    "day": [datetime.strptime(part[0], "%Y-%m-%d").date() for part in parts],  # noqa: DTZ007 - a day
                     **{name: [float(part[at]) for part in parts] for at, name in enumerate(COLUMNS, 1)},
                 }
             )
@@ -110,9 +111,6 @@ def script(folder: Path) -> int:
     (count,) = connection.execute("SELECT count(*) FROM bars").fetchall()[0]
     connection.close()
     return count
-
-
-COLUMNS = ("open", "close", "high", "low", "volume", "amount")
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:

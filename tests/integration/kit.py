@@ -13,6 +13,7 @@ import aiohttp
 import duckdb
 import msgspec
 import polars as pl
+from aiohttp import web
 
 from tidewire.collect import Parser, SourceConfig
 from tidewire.journal import JournalReader
@@ -88,6 +89,19 @@ def feed_connects(platform: Tidewire) -> int:
 
 
 # -- HTTP -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def served(application: web.Application) -> AsyncGenerator[str]:
+    """A site on a port of its own; its URL."""
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
 
 
 class Api:

@@ -9,6 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
+from integration.kit import served
+
 FILE = """
 version: 1
 source: example.list
@@ -70,12 +72,5 @@ async def site() -> AsyncGenerator[Site]:
     here = Site()
     application = web.Application()
     application.router.add_get("/list", here.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        host, port = runner.addresses[0][:2]
-        here.url = f"http://{host}:{port}"
+    async with served(application) as here.url:
         yield here
-    finally:
-        await runner.cleanup()

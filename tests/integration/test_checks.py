@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from integration.kit import api, audited, balanced, idle, loaded, replayed, running, same_rows, tables, until
+from integration.kit import api, audited, balanced, idle, loaded, replayed, running, same_rows, served, tables, until
 
 FILE = """
 version: 1
@@ -71,15 +71,8 @@ async def site() -> AsyncGenerator[Site]:
     here = Site()
     application = web.Application()
     application.router.add_get("/list", here.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        host, port = runner.addresses[0][:2]
-        here.url = f"http://{host}:{port}"
+    async with served(application) as here.url:
         yield here
-    finally:
-        await runner.cleanup()
 
 
 async def test_a_unit_that_changes_overnight_is_not_stored(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from integration.kit import api, audited, balanced, idle, loaded, replayed, running, same_rows, tables, until
+from integration.kit import api, audited, balanced, idle, loaded, replayed, running, same_rows, served, tables, until
 
 FILES = {
     "example.listing": """
@@ -70,15 +70,8 @@ async def site() -> AsyncIterator[Site]:
     application = web.Application()
     application.router.add_get("/listing", here.listing)
     application.router.add_get("/days", here.days)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        host, port = runner.addresses[0][:2]
-        here.url = f"http://{host}:{port}"
+    async with served(application) as here.url:
         yield here
-    finally:
-        await runner.cleanup()
 
 
 async def test_names_and_days_through_time(tmp_path: Path) -> None:

@@ -266,12 +266,16 @@ class App(ABC):
         """Tell the parser something through the journal, where its place among the frames is part of what it says."""
         self.context.journal.append(Origin(self.name, collector, NOTE), payload)
 
-    def write_down(self, collector: str, said: control.Noted, cursor: Mapping[str, str]) -> None:
-        """Keep something worth keeping that is no reply, and where to go on; a journal that fails is only logged."""
+    def write(self, collector: str, act: control.Act, cursor: Mapping[str, str] | None = None) -> None:
+        """Write down something that is no reply; ``cursor`` as in `keep`, for what no single reply says."""
         origin = Origin(self.name, collector, "")
-        moved = self.context.cursors.move(origin, cursor)
+        encoded = self.context.cursors.move(origin, cursor) if cursor else b""
+        self.context.journal.append(origin, control.encode(act), kind=Kind.CONTROL, cursor=encoded)
+
+    def write_down(self, collector: str, said: control.Noted, cursor: Mapping[str, str]) -> None:
+        """`write`, where a journal that fails is only logged."""
         try:
-            self.context.journal.append(origin, control.encode(said), kind=Kind.CONTROL, cursor=moved)
+            self.write(collector, said, cursor)
         except JournalError as error:
             _log.warning("not written down", source=self.name, what=said.what, error=str(error))
 

@@ -12,7 +12,6 @@ from tidewire.collect.http import Reply
 from tidewire.collect.schedule import Schedule
 from tidewire.collect.timer import Timer, TimerStatus
 from tidewire.errors import InputError, NotFound, RateLimited, TidewireError, nearest
-from tidewire.journal import Kind, Origin
 from tidewire.records.clock import utc
 
 if TYPE_CHECKING:
@@ -209,10 +208,7 @@ class Collector:
 
     def write(self, act: control.Act, cursor: Mapping[str, str] | None = None) -> None:
         """Write down something about this collector; ``cursor`` as in `keep`, for what no single reply says."""
-        context = self.app.context
-        origin = Origin(self.app.name, self.name, "")
-        encoded = context.cursors.move(origin, cursor) if cursor else b""
-        context.journal.append(origin, control.encode(act), kind=Kind.CONTROL, cursor=encoded)
+        self.app.write(self.name, act, cursor)
 
     def heard(self, wall_ns: int) -> None:
         """Note that data came; what was wrong before is over."""

@@ -308,6 +308,7 @@ class HttpClient:
         told_ns = headers.get(TIME_HEADER, "")
         if self._config.clock is not None and told_ns.isdecimal():
             speed = headers.get(SPEED_HEADER, "")
+            # A pace, so a float will do.
             self._config.clock.tell(int(told_ns), float(speed) if _SPEED.fullmatch(speed) else 0.0)
 
     def _backoff_s(self, attempt: int) -> float:

@@ -119,6 +119,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     from tidewire.runtime import installed
     from tidewire.runtime.archiving import keeper_config, objects_of
     from tidewire.runtime.config import load
+    from tidewire.runtime.failover import successions_of
     from tidewire.runtime.platform import chosen_apps, make_bus, make_store
     from tidewire.runtime.plugins import check_files
     from tidewire.runtime.reach import families_of
@@ -129,6 +130,7 @@ def check(config: ConfigArg = None, as_json: JsonOpt = False) -> None:
     registry.discover(loaded.plugins)
     families_of(loaded, SystemClock(), SystemRng())
     chosen_apps(loaded, registry)
+    successions_of(loaded, registry)
     plugged = check_files(loaded.plugins, registry, loaded.places)
     for each in plugged:
         if each.error:

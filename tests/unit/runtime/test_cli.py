@@ -83,6 +83,11 @@ def test_check(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         ("name: binance", "name: binanec", ["no source 'binanec'. Did you mean 'binance'?"]),
         ("port: 0", "port: none", ["tidewire.yaml.listen.port: Expected `int`, got `str`."]),
         ("data_dir: data", "bus: {type: nats, prefix: a b}", ["bus.prefix: 'a b' cannot begin a subject"]),
+        (
+            "data_dir: data",
+            "failover: {prices: {order: [binance, binanceusmd]}}",
+            ["failover.prices: no source 'binanceusmd'. Did you mean 'binanceusdm'?"],
+        ),
         ("data_dir: data", "store: {type: duckbd}", ["store.type: no store 'duckbd'. Did you mean 'duckdb'?"]),
     ],
 )

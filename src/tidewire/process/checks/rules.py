@@ -216,6 +216,7 @@ def _changed(rule: Rule, said: Any, at: str) -> Rule | None:
             raise ConfigError(f"{at}.{key} is {value!r}; valid is a number from 0 on.")
     if severity == "off":
         return None
+    # Thresholds: what is compared with them is stored exactly, whatever they are.
     numbers = {**rule.numbers, **{key: float(value) for key, value in options.items()}}
     return Rule(rule.name, severity, rule.catches, rule.own, numbers, since)
 

@@ -208,6 +208,7 @@ class Eastmoney(Site):
         return bars, np.array([before])
 
     def _lines(self, row: int, bars: Bars, before: Ints, *, with_time: bool) -> list[str]:
+        # For percentages the site rounds to two places.
         shares = float(self.market.listing.float_shares[row])
         unit = 1 if self.faults.lots else 100
         lines: list[str] = []

@@ -41,7 +41,7 @@ class DeclaredSource:
         ``names``: the values of ``for_each``, ``since`` and ``until``. A generator gets the document of each reply
         (``document = yield self.request(names)``), and ends when there is no more.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # never called: who does not say it is asked for as its file says
 
     def rows(self, document: Any) -> Sequence[Any]:
         """The raw rows of a decoded reply, in place of ``select``: what ``where`` and ``fields`` look at."""

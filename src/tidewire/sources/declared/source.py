@@ -327,6 +327,7 @@ def _made(said: Declared | Output, known: Sequence[str], where: str) -> Made:
 
 
 def _float(value: Value) -> float:
+    """For a comparison by a factor alone; what is stored is made of the text."""
     try:
         return math.nan if value is None else float(value)
     except (TypeError, ValueError):  # the row says so itself
